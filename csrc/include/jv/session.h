@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Sessions and their keypairs.
+ *
+ * A session is one row of a table that never moves; its slot is what Python and the routes name it by. A
+ * receiver index decodes to slot and generation without a search (protocol.md §1), and a generation is used
+ * for one keypair only, so a stale index is refused before any cryptography.
+ *
+ * session.c owns every rotation previous / current / next. Nothing else assigns those three pointers.
+ */
+#ifndef JV_SESSION_H
+#define JV_SESSION_H
+
+#include "jv/aead.h"
+#include "jv/common.h"
+#include "jv/endpoint.h"
+#include "jv/index.h"
+#include "jv/replay.h"
+#include "jv/wheel.h"
+
+#define JV_SESSION_NONE UINT32_MAX
+#define JV_STAGE_NONE   UINT16_MAX
+
+/* The keys of one finished handshake, as Python hands them over. Copied; the caller wipes its own. */
+struct jv_keys {
+    const uint8_t *send; /* 32 bytes each */
+    const uint8_t *recv;
+    uint32_t local_index;
+    uint32_t remote_index;
+    bool initiator;
+};
+
+/* Traffic keys of one handshake, one for each direction, and what has been done with them. */
+struct jv_keypair {
+    uint32_t local_index;  /* what the peer writes into the messages it sends us */
+    uint32_t remote_index; /* what we write */
+    uint64_t birth_ns;
+    uint64_t send_counter; /* the next to seal with; spent also when the send then fails (I39) */
+    struct jv_aead_key send;
+    struct jv_aead_key recv;
+    struct jv_replay window;
+    bool initiator;   /* we started this handshake, so we are the one to renew it */
+    uint64_t words[]; /* the window's bitmap */
+};
+
+/* When each of WireGuard's timers of one session is due (whitepaper §6.5), 0 = not running. */
+struct jv_due {
+    uint64_t keepalive_ns;  /* data came in and nothing went out since */
+    uint64_t silent_ns;     /* data went out and nothing authenticated came in since */
+    uint64_t persistent_ns; /* the configured persistent keepalive */
+    uint64_t erase_ns;      /* the keys of a dead session are wiped */
+};
+
+struct jv_session {
+    struct jv_keypair *current; /* seals and opens */
+    struct jv_keypair *next;    /* we answered the handshake: opens, and its first message makes it current */
+    struct jv_keypair *previous; /* opens what was on its way when current took over */
+    uint32_t slot;
+    uint16_t generation; /* of the last index handed out */
+    bool used;
+    bool wanted;            /* Python was told that a handshake is needed and has not answered yet */
+    bool another_keepalive; /* more data came in while a keepalive was already due */
+    bool no_gso;            /* UDP_SEGMENT failed on the way to this endpoint */
+    uint16_t persistent_s;
+    uint16_t stage_head; /* packets waiting for a key, oldest first */
+    uint16_t stage_tail;
+    uint16_t stage_count;
+    struct jv_endpoint endpoint;
+    uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
+    struct jv_due due;
+    struct jv_timer timer; /* armed at the earliest of due or before it */
+    uint64_t notice_ns;    /* last notice about a new address */
+    uint64_t latest_handshake_ns;
+    uint32_t next_free; /* of an unused row */
+};
+
+struct jv_table;
+
+/* capacity: at most JV_INDEX_SLOTS. NULL and errno on failure. */
+struct jv_table *jv_table_new(uint32_t capacity, uint32_t window_bits,
+                              const uint8_t seed[JV_INDEX_SEED_BYTES]) JV_WARN_UNUSED;
+void jv_table_free(struct jv_table *t);
+
+/* A zeroed row, or NULL when the table is full. Its generation goes on from the slot's last owner. */
+struct jv_session *jv_table_add(struct jv_table *t) JV_WARN_UNUSED;
+/* The caller has disarmed its timer and emptied its stage. */
+void jv_table_remove(struct jv_table *t, struct jv_session *s);
+struct jv_session *jv_table_get(const struct jv_table *t, uint32_t slot);
+/* The session a receiver index names, or NULL. Whether one of its keypairs has it is jv_session_keypair's
+ * answer. */
+struct jv_session *jv_table_by_index(const struct jv_table *t, uint32_t index);
+uint32_t jv_table_count(const struct jv_table *t);
+
+/* A fresh index for one handshake and the keypair that comes of it. */
+uint32_t jv_session_new_index(struct jv_table *t, struct jv_session *s);
+struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index);
+
+/* A finished handshake. The initiator's keypair seals at once; the responder's waits in next. 0 or -ENOMEM.
+ */
+int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv_keys *keys,
+                       uint64_t now_ns) JV_WARN_UNUSED;
+/* The first message under next has authenticated: next becomes current. */
+void jv_session_confirm(struct jv_session *s, uint64_t now_ns);
+/* Wipes all keypairs. */
+void jv_session_erase(struct jv_session *s);
+
+#endif

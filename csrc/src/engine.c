@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The engine's life and its tables: what Python sets up, and the events it gets back. Packets pass by in rx.c
+ * and tx.c. */
+#include "engine_internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static int open_parts(struct jv_engine *e, const struct jv_engine_config *config) {
+    e->table = jv_table_new(config->sessions, config->window_bits, config->index_seed);
+    e->routes = jv_routes_new(config->prefixes);
+    e->burst = jv_burst_new(JV_UDP_GRO, JV_TRAIN_BYTES_MAX);
+    e->sender = jv_sender_new(JV_UDP_GSO);
+    e->handshakes = jv_ring_new(JV_RING_HANDSHAKE_BYTES);
+    e->events = jv_ring_new(JV_RING_EVENT_BYTES);
+    return e->table && e->routes && e->burst && e->sender && e->handshakes && e->events ? 0 : -1;
+}
+
+struct jv_engine *jv_engine_new(const struct jv_engine_config *config, uint64_t now_ns) {
+    if (jv_aead_init() != 0) {
+        errno = ENOSYS;
+        return NULL;
+    }
+    struct jv_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return NULL;
+    e->limits = config->limits;
+    e->tun_fd = -1;
+    for (int i = 0; i < JV_SOCKETS_MAX; i++)
+        e->sockets[i].fd = -1;
+    jv_wheel_init(&e->wheel, now_ns);
+    if (open_parts(e, config) != 0) {
+        const int error = errno ? errno : ENOMEM;
+        jv_engine_free(e);
+        errno = error;
+        return NULL;
+    }
+    return e;
+}
+
+void jv_engine_free(struct jv_engine *e) {
+    if (!e)
+        return;
+    jv_table_free(e->table);
+    jv_routes_free(e->routes);
+    jv_burst_free(e->burst);
+    jv_sender_free(e->sender);
+    jv_ring_free(e->handshakes);
+    jv_ring_free(e->events);
+    jv_stage_free(&e->stage);
+    free(e->tx.arena);
+    free(e);
+}
+
+/* --- sockets and device
+ * --------------------------------------------------------------------------------------- */
+
+struct jv_socket *jv_engine_socket(struct jv_engine *e, int socket_id) {
+    if (socket_id < 0 || socket_id >= JV_SOCKETS_MAX || e->sockets[socket_id].fd < 0)
+        return NULL;
+    return &e->sockets[socket_id];
+}
+
+static int family_of(int fd) {
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+    return getsockname(fd, (struct sockaddr *)&address, &len) == 0 ? address.ss_family : -errno;
+}
+
+int jv_engine_add_socket(struct jv_engine *e, int fd) {
+    const int family = family_of(fd);
+    if (family < 0)
+        return family;
+    const int features = jv_udp_prepare(fd, JV_UDP_GSO | JV_UDP_GRO);
+    if (features < 0)
+        return features;
+    for (int i = 0; i < JV_SOCKETS_MAX; i++) {
+        if (e->sockets[i].fd >= 0)
+            continue;
+        e->sockets[i] = (struct jv_socket){.fd = fd, .family = family, .features = (unsigned)features};
+        return i;
+    }
+    return -ENOSPC;
+}
+
+int jv_engine_remove_socket(struct jv_engine *e, int socket_id) {
+    struct jv_socket *sock = jv_engine_socket(e, socket_id);
+    if (!sock)
+        return -ENOENT;
+    sock->fd = -1;
+    return 0;
+}
+
+int jv_engine_socket_for(struct jv_engine *e, int family) {
+    for (int i = 0; i < JV_SOCKETS_MAX; i++)
+        if (e->sockets[i].fd >= 0 && e->sockets[i].family == family)
+            return i;
+    return -EAFNOSUPPORT;
+}
+
+unsigned jv_engine_udp_features(const struct jv_engine *e) {
+    unsigned common = JV_UDP_GSO | JV_UDP_GRO;
+    bool any = false;
+    for (int i = 0; i < JV_SOCKETS_MAX; i++)
+        if (e->sockets[i].fd >= 0) {
+            common &= e->sockets[i].features;
+            any = true;
+        }
+    return any ? common : 0;
+}
+
+int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes) {
+    if (mtu_bytes < 576 || mtu_bytes > 65535)
+        return -EINVAL;
+    const int error = jv_tx_init(e, mtu_bytes);
+    if (error == 0)
+        e->tun_fd = fd;
+    return error;
+}
+
+int jv_engine_set_inner(struct jv_engine *e, int family, const uint8_t *address) {
+    if (family == 4)
+        memcpy(e->inner4, address, sizeof e->inner4);
+    else if (family == 6)
+        memcpy(e->inner6, address, sizeof e->inner6);
+    else
+        return -EAFNOSUPPORT;
+    return 0;
+}
+
+/* --- sessions and routes
+ * -------------------------------------------------------------------------------------- */
+
+int jv_engine_add_session(struct jv_engine *e, uint32_t *slot) {
+    struct jv_session *s = jv_table_add(e->table);
+    if (!s)
+        return -ENOSPC;
+    *slot = s->slot;
+    return 0;
+}
+
+int jv_engine_remove_session(struct jv_engine *e, uint32_t slot) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    jv_wheel_disarm(&e->wheel, &s->timer);
+    jv_stage_drop(&e->stage, s, &e->counters);
+    jv_table_remove(e->table, s);
+    return 0;
+}
+
+int jv_engine_new_index(struct jv_engine *e, uint32_t slot, uint32_t *index) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    *index = jv_session_new_index(e->table, s);
+    return 0;
+}
+
+int jv_engine_slot_of(struct jv_engine *e, uint32_t index, uint32_t *slot) {
+    const struct jv_session *s = jv_table_by_index(e->table, index);
+    if (!s)
+        return -ENOENT;
+    *slot = s->slot;
+    return 0;
+}
+
+int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *keys, uint64_t now_ns) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    const int error = jv_session_install(e->table, s, keys, now_ns);
+    if (error != 0)
+        return error;
+    e->now_ns = now_ns;
+    jv_clock_installed(e, s);
+    if (!keys->initiator)
+        return 0;
+    /* The initiator's first message tells the responder that its keys work (whitepaper §5.4.6). */
+    if (s->stage_count > 0)
+        jv_tx_staged(e, s);
+    else
+        jv_tx_keepalive(e, s);
+    return 0;
+}
+
+int jv_engine_erase_keys(struct jv_engine *e, uint32_t slot) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    s->due.erase_ns = 0;
+    jv_session_erase(s);
+    return 0;
+}
+
+int jv_engine_set_endpoint(struct jv_engine *e, uint32_t slot, const struct jv_endpoint *to,
+                           uint64_t now_ns) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    s->endpoint = *to;
+    s->no_gso = false;
+    e->now_ns = now_ns;
+    jv_tx_staged(e, s);
+    return 0;
+}
+
+int jv_engine_get_endpoint(struct jv_engine *e, uint32_t slot, struct jv_endpoint *to) {
+    const struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    *to = s->endpoint;
+    return 0;
+}
+
+int jv_engine_set_keepalive(struct jv_engine *e, uint32_t slot, uint16_t seconds, uint64_t now_ns) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    s->persistent_s = seconds;
+    /* The first one goes out at once: it opens the NAT's mapping, and the handshake if there is none. */
+    s->due.persistent_ns = seconds ? now_ns : 0;
+    jv_clock_arm(e, s);
+    return 0;
+}
+
+int jv_engine_gave_up(struct jv_engine *e, uint32_t slot) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    s->wanted = false;
+    jv_stage_drop(&e->stage, s, &e->counters);
+    return 0;
+}
+
+int jv_engine_stats(struct jv_engine *e, uint32_t slot, struct jv_session_stats *out) {
+    const struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    *out = (struct jv_session_stats){
+        .rx_packets = s->rx_packets,
+        .rx_bytes = s->rx_bytes,
+        .tx_packets = s->tx_packets,
+        .tx_bytes = s->tx_bytes,
+        .latest_handshake_ns = s->latest_handshake_ns,
+        .key_birth_ns = s->current ? s->current->birth_ns : 0,
+        .has_current = s->current,
+        .has_next = s->next,
+        .has_previous = s->previous,
+        .staged = s->stage_count,
+    };
+    return 0;
+}
+
+int jv_engine_add_route(struct jv_engine *e, const struct jv_prefix *prefix, uint32_t slot) {
+    uint32_t previous;
+    if (!jv_table_get(e->table, slot))
+        return -ENOENT;
+    return jv_routes_insert(e->routes, prefix, slot, &previous);
+}
+
+int jv_engine_remove_route(struct jv_engine *e, const struct jv_prefix *prefix, uint32_t slot) {
+    return jv_routes_remove(e->routes, prefix, slot);
+}
+
+/* --- events
+ * --------------------------------------------------------------------------------------------------- */
+
+void jv_engine_emit(struct jv_engine *e, const struct jv_session *s, enum jv_event_kind kind, uint16_t reason,
+                    const struct jv_msg *msg, uint64_t value) {
+    struct jv_event *event = jv_ring_reserve(e->events, sizeof *event);
+    if (!event) {
+        jv_count(&e->counters, JV_CTR_DROP_RING_EVENT_FULL);
+        return;
+    }
+    *event = (struct jv_event){.kind = (uint16_t)kind, .reason = reason, .slot = s->slot, .value = value};
+    if (msg) {
+        event->from = msg->from;
+        event->bytes = msg->segment_bytes;
+    }
+    jv_ring_commit(e->events, sizeof *event);
+}
+
+void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_reason reason) {
+    if (s->wanted)
+        return;
+    const uint64_t lost = e->counters.n[JV_CTR_DROP_RING_EVENT_FULL];
+    jv_engine_emit(e, s, JV_EVENT_WANTED, (uint16_t)reason, NULL, 0);
+    s->wanted = lost == e->counters.n[JV_CTR_DROP_RING_EVENT_FULL]; /* else the next packet asks again */
+}
+
+const struct jv_event *jv_engine_peek(struct jv_engine *e) {
+    uint32_t bytes;
+    e->peeked = e->events;
+    const struct jv_event *event = jv_ring_peek(e->events, &bytes);
+    if (event)
+        return event;
+    e->peeked = e->handshakes;
+    return jv_ring_peek(e->handshakes, &bytes);
+}
+
+void jv_engine_consume(struct jv_engine *e) {
+    if (e->peeked == e->handshakes)
+        e->handshakes_waiting--;
+    jv_ring_consume(e->peeked);
+}
+
+uint32_t jv_engine_handshakes_waiting(const struct jv_engine *e) {
+    return e->handshakes_waiting;
+}
+
+const struct jv_counters *jv_engine_counters(const struct jv_engine *e) {
+    return &e->counters;
+}
+
+int jv_engine_send(struct jv_engine *e, const struct jv_endpoint *to, const uint8_t *data, size_t len) {
+    const struct jv_socket *sock = jv_engine_socket(e, to->socket);
+    if (!sock || len == 0 || len > JV_TRAIN_BYTES_MAX)
+        return -EINVAL;
+    struct jv_train train = {.data = data, .len = (uint32_t)len, .to = to};
+    return jv_sender_send(e->sender, sock->fd, &train, 1, &e->counters) == 1 ? 0 : -EIO;
+}

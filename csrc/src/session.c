@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The table of sessions, and the only place where keypairs rotate (whitepaper §6.3, kernel noise.c). */
+#include "jv/session.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct jv_table {
+    struct jv_session *rows;
+    uint32_t capacity;
+    uint32_t touched;   /* rows below have been used at least once */
+    uint32_t free_head; /* recycled slots, linked through stage_head of unused rows */
+    uint32_t used;
+    uint32_t window_bits;
+    struct jv_index_key key;
+};
+
+struct jv_table *jv_table_new(uint32_t capacity, uint32_t window_bits,
+                              const uint8_t seed[JV_INDEX_SEED_BYTES]) {
+    struct jv_table *t = calloc(1, sizeof *t);
+    if (!t)
+        return NULL;
+    if (capacity == 0 || capacity > JV_INDEX_SLOTS) {
+        errno = EINVAL;
+        goto fail;
+    }
+    /* Anonymous memory costs nothing until a row is touched, so the bound may be generous. */
+    t->rows = mmap(NULL, (size_t)capacity * sizeof *t->rows, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (t->rows == MAP_FAILED)
+        goto fail;
+    t->capacity = capacity;
+    t->window_bits = window_bits;
+    t->free_head = JV_SESSION_NONE;
+    jv_index_key_init(&t->key, seed);
+    return t;
+fail:
+    free(t);
+    return NULL;
+}
+
+static void keypair_free(struct jv_keypair **kp) {
+    if (!*kp)
+        return;
+    sodium_memzero(*kp, sizeof **kp); /* the bitmap behind it holds nothing secret */
+    free(*kp);
+    *kp = NULL;
+}
+
+void jv_table_free(struct jv_table *t) {
+    if (!t)
+        return;
+    for (uint32_t slot = 0; slot < t->touched; slot++)
+        jv_session_erase(&t->rows[slot]);
+    munmap(t->rows, (size_t)t->capacity * sizeof *t->rows);
+    sodium_memzero(t, sizeof *t);
+    free(t);
+}
+
+struct jv_session *jv_table_add(struct jv_table *t) {
+    uint32_t slot = t->free_head;
+    if (slot != JV_SESSION_NONE)
+        t->free_head = t->rows[slot].next_free;
+    else if (t->touched < t->capacity)
+        slot = t->touched++;
+    else
+        return NULL;
+    struct jv_session *s = &t->rows[slot];
+    const uint16_t generation =
+        s->generation; /* goes on, so that indices of the slot's last owner stay stale */
+    memset(s, 0, sizeof *s);
+    s->slot = slot;
+    s->generation = generation;
+    s->used = true;
+    s->stage_head = s->stage_tail = JV_STAGE_NONE;
+    t->used++;
+    return s;
+}
+
+uint32_t jv_table_count(const struct jv_table *t) {
+    return t->used;
+}
+
+void jv_table_remove(struct jv_table *t, struct jv_session *s) {
+    jv_session_erase(s);
+    s->used = false;
+    s->next_free = t->free_head;
+    t->free_head = s->slot;
+    t->used--;
+}
+
+struct jv_session *jv_table_get(const struct jv_table *t, uint32_t slot) {
+    return slot < t->touched && t->rows[slot].used ? &t->rows[slot] : NULL;
+}
+
+uint32_t jv_session_new_index(struct jv_table *t, struct jv_session *s) {
+    s->generation = (uint16_t)((s->generation + 1) & (JV_INDEX_GENERATIONS - 1));
+    return jv_index_encode(&t->key, s->slot, s->generation);
+}
+
+struct jv_session *jv_table_by_index(const struct jv_table *t, uint32_t index) {
+    uint32_t slot, generation;
+    jv_index_decode(&t->key, index, &slot, &generation);
+    return jv_table_get(t, slot);
+}
+
+struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index) {
+    if (s->current && s->current->local_index == index)
+        return s->current;
+    if (s->next && s->next->local_index == index)
+        return s->next;
+    if (s->previous && s->previous->local_index == index)
+        return s->previous;
+    return NULL;
+}
+
+static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const struct jv_keys *keys,
+                        uint64_t now_ns) {
+    kp->local_index = keys->local_index;
+    kp->remote_index = keys->remote_index;
+    kp->initiator = keys->initiator;
+    kp->birth_ns = now_ns;
+    if (jv_aead_key_init(&kp->send, JV_SUITE_CHACHA20POLY1305, keys->send, JV_AEAD_KEY_MAX) != 0 ||
+        jv_aead_key_init(&kp->recv, JV_SUITE_CHACHA20POLY1305, keys->recv, JV_AEAD_KEY_MAX) != 0)
+        return -1;
+    return jv_replay_init(&kp->window, kp->words, t->window_bits);
+}
+
+static struct jv_keypair *keypair_new(const struct jv_table *t, const struct jv_keys *keys, uint64_t now_ns) {
+    struct jv_keypair *kp = calloc(1, sizeof *kp + jv_replay_bytes(t->window_bits));
+    if (kp && keypair_fill(kp, t, keys, now_ns) != 0)
+        keypair_free(&kp);
+    return kp;
+}
+
+/* The initiator may send at once. An unconfirmed `next` is newer than current, so it is the one kept for
+ * receiving. */
+static void rotate_initiator(struct jv_session *s, struct jv_keypair *fresh) {
+    keypair_free(&s->previous);
+    if (s->next) {
+        s->previous = s->next;
+        s->next = NULL;
+        keypair_free(&s->current);
+    } else {
+        s->previous = s->current;
+    }
+    s->current = fresh;
+}
+
+/* The responder waits for proof that the initiator has the keys; until then current goes on sealing. */
+static void rotate_responder(struct jv_session *s, struct jv_keypair *fresh) {
+    keypair_free(&s->next);
+    keypair_free(&s->previous);
+    s->next = fresh;
+}
+
+int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv_keys *keys,
+                       uint64_t now_ns) {
+    struct jv_keypair *fresh = keypair_new(t, keys, now_ns);
+    if (!fresh)
+        return -ENOMEM;
+    if (keys->initiator) {
+        rotate_initiator(s, fresh);
+        s->latest_handshake_ns = now_ns;
+    } else {
+        rotate_responder(s, fresh);
+    }
+    s->wanted = false;
+    return 0;
+}
+
+void jv_session_confirm(struct jv_session *s, uint64_t now_ns) {
+    keypair_free(&s->previous);
+    s->previous = s->current;
+    s->current = s->next;
+    s->next = NULL;
+    s->latest_handshake_ns = now_ns;
+    s->wanted = false;
+}
+
+void jv_session_erase(struct jv_session *s) {
+    keypair_free(&s->current);
+    keypair_free(&s->next);
+    keypair_free(&s->previous);
+}

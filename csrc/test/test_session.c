@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rotation and the table: which keypair seals and opens after each step, and that a stale index finds
+ * nothing. */
+#include "jv/session.h"
+
+#include <stdlib.h>
+
+#include "check.h"
+
+static const uint8_t seed[JV_INDEX_SEED_BYTES] = {1, 2, 3};
+static const uint8_t secret[32] = {42};
+
+static struct jv_table *new_table(uint32_t capacity) {
+    CHECK(jv_aead_init() == 0);
+    struct jv_table *t = jv_table_new(capacity, JV_REPLAY_BITS_SMALL, seed);
+    CHECK(t != NULL);
+    return t;
+}
+
+static uint32_t install(struct jv_table *t, struct jv_session *s, bool initiator, uint64_t now_ns) {
+    struct jv_keys keys = {secret, secret, jv_session_new_index(t, s), 7, initiator};
+    CHECK(jv_session_install(t, s, &keys, now_ns) == 0);
+    return keys.local_index;
+}
+
+static void initiator_seals_at_once(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t first = install(t, s, true, 10), second = install(t, s, true, 20);
+    CHECK(s->current->local_index == second && s->previous->local_index == first && !s->next);
+    const uint32_t third = install(t, s, true, 30);
+    CHECK(s->current->local_index == third && s->previous->local_index == second);
+    CHECK(jv_session_keypair(s, first) == NULL);
+    CHECK(s->latest_handshake_ns == 30);
+    jv_table_free(t);
+}
+
+static void responder_waits_for_proof(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t first = install(t, s, false, 10);
+    CHECK(!s->current && s->next->local_index == first && s->latest_handshake_ns == 0);
+    jv_session_confirm(s, 15);
+    CHECK(s->current->local_index == first && !s->next && s->latest_handshake_ns == 15);
+    const uint32_t second = install(t, s, false, 20);
+    CHECK(s->current->local_index == first && s->next->local_index == second && !s->previous);
+    jv_session_confirm(s, 25);
+    CHECK(s->current->local_index == second && s->previous->local_index == first);
+    jv_table_free(t);
+}
+
+static void crossing_handshakes_keep_the_unconfirmed_one(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    (void)install(t, s, true, 10);
+    const uint32_t theirs = install(t, s, false, 20), ours = install(t, s, true, 21);
+    CHECK(s->current->local_index == ours && s->previous->local_index == theirs && !s->next);
+    jv_table_free(t);
+}
+
+static void an_index_is_good_for_one_keypair(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t index = install(t, s, true, 10);
+    CHECK(jv_table_by_index(t, index) == s && jv_session_keypair(s, index) == s->current);
+    const uint32_t slot = s->slot;
+    jv_table_remove(t, s);
+    CHECK(jv_table_by_index(t, index) == NULL && jv_table_get(t, slot) == NULL);
+    struct jv_session *again = jv_table_add(t);
+    CHECK(again->slot == slot && jv_table_by_index(t, index) == again);
+    CHECK(jv_session_keypair(again, index) == NULL);
+    CHECK(install(t, again, true, 20) != index);
+    jv_table_free(t);
+}
+
+static void the_table_is_bounded(void) {
+    struct jv_table *t = new_table(3);
+    struct jv_session *rows[3];
+    for (int i = 0; i < 3; i++)
+        CHECK((rows[i] = jv_table_add(t)) != NULL);
+    CHECK(jv_table_add(t) == NULL && jv_table_count(t) == 3);
+    jv_table_remove(t, rows[1]);
+    CHECK(jv_table_add(t) == rows[1] && jv_table_add(t) == NULL);
+    jv_table_free(t);
+    CHECK(jv_table_new(0, JV_REPLAY_BITS_SMALL, seed) == NULL);
+    CHECK(jv_table_new(JV_INDEX_SLOTS + 1, JV_REPLAY_BITS_SMALL, seed) == NULL);
+}
+
+int main(void) {
+    RUN(initiator_seals_at_once);
+    RUN(responder_waits_for_proof);
+    RUN(crossing_handshakes_keep_the_unconfirmed_one);
+    RUN(an_index_is_good_for_one_keypair);
+    RUN(the_table_is_bounded);
+    return failures();
+}

@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jumping VPN: the session is the anchor, transports come and go."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checked configuration: what the daemons work with. Every value is typed, in range and free of
+contradictions.
+
+Keys are raw bytes and never shown by ``repr``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.control.configfields import Address, Endpoint, Interface, Network
+from gateway.control.configschema import Protocol, Roaming
+from gateway.noise.timers import Timers
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer of the gateway. ``allowed_ips`` is empty only before the pool has assigned addresses."""
+
+    name: str
+    public_key: bytes
+    preshared_key: bytes | None = field(repr=False, default=None)
+    allowed_ips: tuple[Network, ...] = ()
+    endpoint: Endpoint | None = None
+    keepalive_s: int = 0
+    roaming: Roaming = "handshake"
+    protocol: Protocol = "auto"
+    managed: bool = False  # lives in peers.toml, so `jvpn peer remove` may take it away
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    """DNS servers and search domains."""
+
+    servers: tuple[Address, ...] = ()
+    search: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.servers or self.search)
+
+    def texts(self) -> list[str]:
+        """Servers, then search domains, as one list of strings."""
+        return [*map(str, self.servers), *self.search]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """A gateway. ``control_socket`` is ``None`` for the default place in the runtime directory."""
+
+    path: Path
+    interface: str
+    private_key: bytes = field(repr=False)
+    public_key: bytes
+    listen: tuple[Endpoint, ...]
+    addresses: tuple[Interface, ...]
+    mtu: int
+    endpoint: Endpoint | None
+    dns: Dns
+    fwmark: int
+    pools: tuple[Network, ...]  # at most one IPv4 and one IPv6 prefix, IPv4 first
+    nat_enabled: bool
+    nat_out_interface: str
+    forward_enabled: bool
+    forward_clients: bool
+    under_load_per_s: int
+    timers: Timers
+    control_socket: Path | None
+    peers: tuple[Peer, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayPeer:
+    """A gateway as a client sees it."""
+
+    public_key: bytes
+    preshared_key: bytes | None = field(repr=False)
+    endpoints: tuple[Endpoint, ...]
+    allowed_ips: tuple[Network, ...]
+    keepalive_s: int
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """A client. ``table`` is "auto", "off" or a number; ``listen_port`` and ``fwmark`` 0 mean: choose one."""
+
+    path: Path
+    interface: str
+    private_key: bytes = field(repr=False)
+    public_key: bytes
+    addresses: tuple[Interface, ...]
+    mtu: int
+    dns: Dns
+    table: str | int
+    fwmark: int
+    listen_port: int
+    control_socket: Path | None
+    gateways: tuple[GatewayPeer, ...]
+    timers: Timers
+    warnings: tuple[str, ...]

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of gateway and client files exactly as they stand in TOML, before any value is checked.
+
+Everything has a default, so an almost empty file works. A key that is not here does not exist. ``repr`` is
+empty: some fields hold secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from gateway.constants import DEFAULT_MTU_BYTES, DEFAULT_PORT, UNDER_LOAD_HANDSHAKES_PER_S
+
+Roaming = Literal["handshake", "wireguard", "never"]
+Protocol = Literal["auto", "jump", "wireguard"]
+
+DEFAULT_INTERFACE: Final = "jvpn0"
+DEFAULT_POOL_IPV4: Final = "10.99.0.0/24"
+EVERYTHING: Final = ("0.0.0.0/0", "::/0")
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Base of all tables."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+class GatewayTable(Table, frozen=True):
+    interface: str = DEFAULT_INTERFACE
+    private_key_file: str = ""
+    private_key: str = ""
+    listen: list[str] = msgspec.field(
+        default_factory=lambda: [f"0.0.0.0:{DEFAULT_PORT}", f"[::]:{DEFAULT_PORT}"]
+    )
+    addresses: list[str] = []
+    mtu: int = DEFAULT_MTU_BYTES
+    endpoint: str = ""
+    dns: list[str] = []
+    fwmark: int = 0
+    carrier: str = "udp"
+
+
+class PoolTable(Table, frozen=True):
+    ipv4: str = ""
+    ipv6: str = ""
+
+
+class NatTable(Table, frozen=True):
+    enabled: bool = False
+    out_interface: str = ""
+
+
+class ForwardTable(Table, frozen=True):
+    enabled: bool = True
+    clients: bool = False
+
+
+class HandshakeTable(Table, frozen=True):
+    under_load_per_s: int = UNDER_LOAD_HANDSHAKES_PER_S
+
+
+class KeysTable(Table, frozen=True):
+    """When keys are renewed and refused at this end; the defaults are WireGuard's."""
+
+    rekey_after_time: str = "120s"
+    reject_after_time: str = "180s"
+
+
+class ControlTable(Table, frozen=True):
+    socket: str = ""
+
+
+class PeerTable(Table, frozen=True):
+    name: str = ""
+    public_key: str = ""
+    preshared_key: str = ""
+    preshared_key_file: str = ""
+    allowed_ips: list[str] = []
+    endpoint: str = ""
+    keepalive: str = "0s"
+    roaming: Roaming = "handshake"
+    protocol: Protocol = "auto"
+    carrier: str = "udp"
+
+
+class GatewayFile(Table, frozen=True):
+    """A gateway's file."""
+
+    gateway: GatewayTable = GatewayTable()
+    pool: PoolTable = PoolTable()
+    nat: NatTable = NatTable()
+    forward: ForwardTable = ForwardTable()
+    handshake: HandshakeTable = HandshakeTable()
+    keys: KeysTable = KeysTable()
+    control: ControlTable = ControlTable()
+    peer: list[PeerTable] = []
+
+
+class ClientTable(Table, frozen=True):
+    interface: str = DEFAULT_INTERFACE
+    private_key_file: str = ""
+    private_key: str = ""
+    addresses: list[str] = []
+    mtu: int = DEFAULT_MTU_BYTES
+    dns: list[str] = []
+    table: str | int = "auto"
+    fwmark: int = 0
+    listen_port: int = 0
+    carrier: str = "udp"
+
+
+class ClientGatewayTable(Table, frozen=True):
+    public_key: str = ""
+    preshared_key: str = ""
+    preshared_key_file: str = ""
+    endpoints: list[str] = []
+    allowed_ips: list[str] = msgspec.field(default_factory=lambda: list(EVERYTHING))
+    keepalive: str = "0s"
+    protocol: Protocol = "auto"
+    carrier: str = "udp"
+
+
+class ClientFile(Table, frozen=True):
+    """A client's file; its ``gateway`` tables are read apart, because one or several may stand there."""
+
+    client: ClientTable = ClientTable()
+    keys: KeysTable = KeysTable()
+    control: ControlTable = ControlTable()
+
+
+class PeersDocument(Table, frozen=True):
+    """The machine-managed peers file; ``assigned`` maps public keys of configured peers to addresses."""
+
+    peer: list[PeerTable] = []
+    assigned: dict[str, list[str]] = {}

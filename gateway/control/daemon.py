@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gateway and client share as processes: the loop, logging, signals, and a failed start that says why.
+
+Rule: a daemon is `start`, then waiting, then `stop`; `stop` also follows a start that failed half-way, so nothing
+is left behind on the host.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+import uvloop
+
+from gateway.control import statedir
+from gateway.errors import JumpError
+from gateway.noise.timestamp import TimestampSource
+
+
+class Daemon(Protocol):
+    """A gateway or a client."""
+
+    async def start(self, stopping: Stopping) -> None: ...
+    async def stop(self) -> None: ...
+
+
+class Stopping:
+    """The one place that ends a daemon: a signal, an operator, or a device that is gone."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.failure = ""
+
+    def ask(self, failure: str = "") -> None:
+        """End in order; with a `failure` the process ends with status 1 and says it."""
+        self.failure = self.failure or failure
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def logger() -> structlog.stdlib.BoundLogger:
+    """Lines for a person on a terminal, one JSON object per line for a journal."""
+    human = sys.stdout.isatty()
+    renderer = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
+    stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, stamper, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=True,
+    )
+    return structlog.get_logger()  # type: ignore[no-any-return]
+
+
+def run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
+    """Run a daemon until it is stopped; the exit status."""
+    return uvloop.run(_run(daemon, log))
+
+
+async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
+    stopping = Stopping()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.ask)
+    try:
+        await _until_stopped(daemon, stopping)
+    except JumpError as error:
+        print(f"jvpn: {error}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        with contextlib.suppress(JumpError):
+            await daemon.stop()
+    if stopping.failure:
+        log.error("ended", reason=stopping.failure)
+        return 1
+    log.info("stopped")
+    return 0
+
+
+async def _until_stopped(daemon: Daemon, stopping: Stopping) -> None:
+    """A signal during the start ends it too."""
+    start = asyncio.ensure_future(daemon.start(stopping))
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+        if start.done():
+            start.result()
+            await stop
+    finally:
+        for task in (start, stop):
+            task.cancel()
+        await asyncio.gather(start, stop, return_exceptions=True)
+
+
+class StampFile:
+    """Keeps the last timestamp of our initiations over restarts: a peer refuses older ones (whitepaper §5.1)."""
+
+    def __init__(self, state_dir: Path, interface: str) -> None:
+        self._path = state_dir / f"timestamp-{interface}"
+        self._saved = b""
+
+    def load(self) -> TimestampSource:
+        """The source to go on with. A damaged file counts as none: the wall clock is then trusted."""
+        try:
+            self._saved = bytes.fromhex(self._path.read_text())
+            return TimestampSource(self._saved)
+        except (OSError, ValueError):
+            return TimestampSource()
+
+    def save(self, source: TimestampSource) -> None:
+        """Write it down if it has moved. Blocks for one fsync."""
+        if source.last != self._saved:
+            statedir.ensure_dir(self._path.parent)
+            statedir.write_file(self._path, source.last.hex())
+            self._saved = source.last

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The peers of a running tunnel: who they are, which row of the data plane is theirs, how their handshake stands.
+
+Rule: what a packet needs lives in the data plane's row; here is only what Python decides with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gateway.control.configmodel import Peer as PeerConfig
+from gateway.dataplane.engine import Endpoint, Engine
+from gateway.errors import NotFound, Refused
+from gateway.noise.handshake import NO_PSK, Identity, PeerKeys
+from gateway.noise.peer import PeerHandshake
+from gateway.noise.timers import Timers
+
+
+class Peer:
+    """One configured peer. `handshake` exists from its first handshake on: 100,000 idle peers stay small."""
+
+    __slots__ = (
+        "answered_to",
+        "candidate",
+        "candidate_bytes",
+        "config",
+        "deadline_ns",
+        "handshake",
+        "keys",
+        "probing_ns",
+        "slot",
+        "wanted",
+    )
+
+    def __init__(self, config: PeerConfig, identity: Identity, slot: int) -> None:
+        self.config = config
+        self.keys = PeerKeys(identity, config.public_key, config.preshared_key or NO_PSK)
+        self.slot = slot
+        self.handshake: PeerHandshake | None = None
+        self.wanted = False  # the data plane waits for a key
+        self.deadline_ns: int | None = None  # of its one entry in the queue of timers
+        self.answered_to: Endpoint | None = None  # where our last response went
+        self.candidate: Endpoint | None = None  # a new address that authenticated packets come from
+        self.candidate_bytes = 0  # how much came from there: three times as much may be sent
+        self.probing_ns: int | None = None  # when a handshake was last sent to a candidate
+
+    def started(self, timers: Timers) -> PeerHandshake:
+        """The peer's handshake state, made at its first use."""
+        if self.handshake is None:
+            self.handshake = PeerHandshake(self.keys, timers)
+        return self.handshake
+
+    def __repr__(self) -> str:
+        return f"Peer({self.config.name}, slot={self.slot})"
+
+
+class PeerTable:
+    """All peers by public key and by slot; keeps the data plane's rows, routes and keepalives in step."""
+
+    def __init__(self, engine: Engine, identity: Identity) -> None:
+        self._engine = engine
+        self._identity = identity
+        self._by_key: dict[bytes, Peer] = {}
+        self._by_slot: dict[int, Peer] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return iter(self._by_key.values())
+
+    def by_key(self, public_key: bytes) -> Peer | None:
+        return self._by_key.get(public_key)
+
+    def by_slot(self, slot: int | None) -> Peer | None:
+        return None if slot is None else self._by_slot.get(slot)
+
+    def by_name(self, name: str) -> Peer:
+        """The peer of that name; NotFound when there is none."""
+        for peer in self:
+            if peer.config.name == name:
+                return peer
+        raise NotFound(f"no peer is named {name}")
+
+    def add(self, config: PeerConfig, now_ns: int) -> Peer:
+        """Give a peer a row, its routes and its keepalive. Refused when it is there already."""
+        if config.public_key in self._by_key:
+            raise Refused(f"peer {config.name}: its public key belongs to another peer already")
+        peer = Peer(config, self._identity, self._engine.add_session())
+        self._by_key[config.public_key] = peer
+        self._by_slot[peer.slot] = peer
+        try:
+            for network in config.allowed_ips:
+                self._engine.add_route(network, peer.slot)
+        except Exception:
+            self.remove(peer)
+            raise
+        if config.keepalive_s:
+            self._engine.set_keepalive(peer.slot, config.keepalive_s, now_ns)
+        return peer
+
+    def remove(self, peer: Peer) -> None:
+        """Take a peer out; its keys are wiped and its row is free at once."""
+        for network in peer.config.allowed_ips:
+            self._engine.remove_route(network, peer.slot)
+        self._engine.remove_session(peer.slot)
+        del self._by_key[peer.config.public_key]
+        del self._by_slot[peer.slot]
+        peer.keys.wipe()
+        peer.deadline_ns = None

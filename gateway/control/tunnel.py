@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tunnel on the event loop: sockets and a TUN device whose readiness drives the pumps, and one timer.
+
+Rule: every wakeup is bounded. A pump takes one burst, a wakeup handles a few events, and what is left waits for the
+next turn of the loop, so that no flood of one kind starves the others.
+
+Gateway and client are the same thing here; what tells them apart is in gateway.py and client.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.constants import NS_PER_S, UNDER_LOAD_HANDSHAKES_PER_S
+from gateway.control import clock
+from gateway.control.configmodel import Peer as PeerConfig
+from gateway.control.exchange import Exchange
+from gateway.control.peers import Peer, PeerTable
+from gateway.dataplane import engine as dp
+from gateway.errors import DataplaneError
+from gateway.net.tun import Tun
+from gateway.noise.admission import Admission
+from gateway.noise.cookie import CookieChecker
+from gateway.noise.handshake import Identity
+from gateway.noise.timers import DEFAULT, Timers
+from gateway.noise.timestamp import TimestampSource
+
+# A handshake costs 0.3 ms, so a turn of the loop is held for 5 ms at most.
+_EVENTS_PER_TURN: Final = 16
+# The ring of waiting handshakes holds some 250; a quarter of it is load (kernel WireGuard: an eighth of its queue).
+_RING_HANDSHAKES: Final = 250
+_REPLAY_WINDOW_BITS: Final = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelLimits:
+    """Bounds of one tunnel's tables and what it takes for load."""
+
+    peers: int = 1 << 17
+    prefixes: int = 1 << 18
+    under_load_per_s: int = UNDER_LOAD_HANDSHAKES_PER_S
+
+
+class Tunnel:
+    """Owns the engine and its peers. `start` and `stop` attach it to the running loop."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        timers: Timers = DEFAULT,
+        limits: TunnelLimits = TunnelLimits(),
+        timestamps: TimestampSource | None = None,
+    ) -> None:
+        self.engine = dp.Engine(
+            sessions=limits.peers,
+            prefixes=limits.prefixes,
+            window_bits=_REPLAY_WINDOW_BITS,
+            index_seed=secrets.token_bytes(32),
+            limits=timers,
+            now_ns=clock.now_ns(),
+        )
+        self.identity = identity
+        self.timers = timers
+        self.timestamps = timestamps or TimestampSource()
+        self.peers = PeerTable(self.engine, identity)
+        self.admission = Admission(
+            CookieChecker(identity.public, secrets.token_bytes),
+            table_key=secrets.token_bytes(32),
+            under_load_per_s=limits.under_load_per_s,
+        )
+        self.exchange = Exchange(
+            self.engine,
+            self.peers,
+            identity,
+            self.admission,
+            timers,
+            random_bytes=secrets.token_bytes,
+            unix_ns=clock.unix_ns,
+            timestamps=self.timestamps,
+        )
+        # Called once when the device or a socket is gone for good; the daemon ends with the reason.
+        self.on_failure: Callable[[str], None] = lambda reason: None
+        self._sockets: dict[int, socket.socket] = {}
+        self._tun: Tun | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._more_pending = False
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def attach(self, sockets: Sequence[socket.socket], tun: Tun, mtu_bytes: int) -> None:
+        """Hand over the open descriptors; the tunnel closes them in `stop`."""
+        for sock in sockets:
+            self._sockets[self.engine.add_socket(sock.fileno())] = sock
+        self.engine.set_tun(tun.fd, mtu_bytes)
+        self._tun = tun
+
+    def start(self) -> None:
+        """Watch the descriptors on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        for socket_id, sock in self._sockets.items():
+            self._loop.add_reader(sock.fileno(), self._on_udp, socket_id)
+        if self._tun is not None:
+            self._loop.add_reader(self._tun.fd, self._on_tun)
+        self._rearm(clock.now_ns())
+
+    def stop(self) -> None:
+        """Close device and sockets; keys are wiped with the engine."""
+        if self._loop is not None:
+            for sock in self._sockets.values():
+                self._loop.remove_reader(sock.fileno())
+            if self._tun is not None:
+                self._loop.remove_reader(self._tun.fd)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = self._timer = None
+        for peer in list(self.peers):
+            self.peers.remove(peer)
+        for socket_id, sock in self._sockets.items():
+            self.engine.remove_socket(socket_id)
+            sock.close()
+        self._sockets.clear()
+        if self._tun is not None:
+            self._tun.close()
+            self._tun = None
+
+    def kick(self) -> None:
+        """Something outside of a wakeup (a new peer, a new endpoint) may have made events or deadlines."""
+        self._handle_events(clock.now_ns())
+
+    def add_peer(self, config: PeerConfig) -> Peer:
+        """Give a peer its row and its routes while traffic flows."""
+        peer = self.peers.add(config, clock.now_ns())
+        self.kick()
+        return peer
+
+    def send_to(self, peer: Peer, host: str, port: int) -> None:
+        """Set where a peer is, from a configuration. DataplaneError when no socket has that family.
+
+        Outside of a wakeup `kick` follows.
+        """
+        endpoint = dp.Endpoint.of(host, port, self.engine.socket_for(":" in host))
+        self.engine.set_endpoint(peer.slot, endpoint, clock.now_ns())
+
+    def has_key(self, peer: Peer) -> bool:
+        """Whether a keypair of this peer can still seal."""
+        birth_ns = self.engine.stats(peer.slot)["key_birth_ns"]
+        return bool(birth_ns) and clock.now_ns() - birth_ns < self.timers.reject_after_time_ns
+
+    def local_addresses(self) -> list[str]:
+        """What the sockets are bound to, as host:port."""
+        bound = [sock.getsockname() for sock in self._sockets.values()]
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in bound]
+
+    def offloads(self) -> dict[str, bool]:
+        """Which offloads are in use, by name."""
+        tun = self._tun.features if self._tun is not None else frozenset()
+        udp = self.engine.udp_features()
+        return {**udp, **{name: name in tun for name in ("vnet_hdr", "tso4", "tso6", "uso4", "uso6")}}
+
+    # --- wakeups ----------------------------------------------------------------------------------------------
+
+    def _on_udp(self, socket_id: int) -> None:
+        now_ns = clock.now_ns()
+        try:
+            self.engine.pump_udp(socket_id, now_ns)
+        except DataplaneError as error:
+            self._fail(self._sockets[socket_id].fileno(), str(error))
+        self._handle_events(now_ns)
+
+    def _on_tun(self) -> None:
+        now_ns = clock.now_ns()
+        try:
+            self.engine.pump_tun(now_ns)
+        except DataplaneError as error:
+            if self._tun is not None:
+                self._fail(self._tun.fd, str(error))
+        self._handle_events(now_ns)
+
+    def _on_timer(self) -> None:
+        now_ns = clock.now_ns()
+        self._timer = None
+        self.engine.tick(now_ns)
+        self.exchange.timer_due(now_ns, _EVENTS_PER_TURN)
+        self._handle_events(now_ns)
+
+    def _fail(self, fd: int, reason: str) -> None:
+        """A descriptor that fails would be ready for ever: stop watching it and say so."""
+        if self._loop is not None:
+            self._loop.remove_reader(fd)
+        self.on_failure(reason)
+
+    # --- events -----------------------------------------------------------------------------------------------
+
+    def _handle_events(self, now_ns: int) -> None:
+        events = self.engine.poll(_EVENTS_PER_TURN)
+        if events:
+            self.admission.note_backlog(self.engine.handshakes_waiting / _RING_HANDSHAKES)
+        for event in events:
+            self._handle(now_ns, event)
+        if len(events) == _EVENTS_PER_TURN:
+            self._come_back()
+        self._rearm(now_ns)
+
+    def _come_back(self) -> None:
+        if not self._more_pending and self._loop is not None:
+            self._more_pending = True
+            self._loop.call_soon(self._on_more)
+
+    def _on_more(self) -> None:
+        self._more_pending = False
+        self._handle_events(clock.now_ns())
+
+    def _handle(self, now_ns: int, event: dp.Event) -> None:
+        if event.kind == dp.EVENT_HANDSHAKE:
+            self.exchange.receive(now_ns, event)
+            return
+        peer = self.peers.by_slot(event.slot)
+        if peer is not None:
+            self._handle_peer(now_ns, peer, event)
+
+    def _handle_peer(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
+        if event.kind == dp.EVENT_WANTED:
+            self.exchange.wanted(now_ns, peer)
+        elif event.kind == dp.EVENT_CONFIRMED:
+            self.exchange.confirmed(now_ns, peer, event.source)
+        elif event.kind == dp.EVENT_NOTICE:
+            self.exchange.noticed(now_ns, peer, event)
+
+    # --- the one timer ----------------------------------------------------------------------------------------
+
+    def _rearm(self, now_ns: int) -> None:
+        """Stand at the earliest deadline. A timer that stands earlier is left: it will look again."""
+        deadline_ns = self.engine.next_deadline_ns
+        handshake_ns = self.exchange.next_deadline_ns
+        if handshake_ns is not None and handshake_ns < deadline_ns:
+            deadline_ns = handshake_ns
+        if deadline_ns == dp.NO_DEADLINE or self._loop is None:
+            return
+        if self._timer is not None:
+            if self._timer_ns <= deadline_ns:
+                return
+            self._timer.cancel()
+        self._timer_ns = deadline_ns
+        self._timer = self._loop.call_later(max(0, deadline_ns - now_ns) / NS_PER_S, self._on_timer)

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""jv/engine.h and jv/endpoint.h: the part of the C data plane that the gateway process drives."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "jv/endpoint.h" nogil:
+    cdef struct jv_endpoint:
+        uint16_t socket
+
+    bint jv_endpoint_same_remote(const jv_endpoint *a, const jv_endpoint *b)
+    int jv_endpoint_set(jv_endpoint *e, int family, const uint8_t *addr, uint16_t port, uint32_t scope_id)
+
+
+cdef extern from "jv/route.h" nogil:
+    cdef struct jv_prefix:
+        uint8_t family
+        uint8_t len
+        uint8_t addr[16]
+
+
+cdef extern from "jv/session.h" nogil:
+    cdef struct jv_keys:
+        const uint8_t *send
+        const uint8_t *recv
+        uint32_t local_index
+        uint32_t remote_index
+        bint initiator
+
+
+cdef extern from "jv/counters.h" nogil:
+    cdef struct jv_counters:
+        uint64_t n[1]
+
+    const char *jv_counter_name(unsigned which)
+    enum:
+        JV_COUNTER_COUNT
+
+
+cdef extern from "jv/burst.h" nogil:
+    enum:
+        JV_UDP_GSO
+        JV_UDP_GRO
+
+
+cdef extern from "jv/engine.h" nogil:
+    cdef struct jv_engine:
+        pass
+
+    cdef struct jv_limits:
+        uint64_t rekey_after_ns
+        uint64_t reject_after_ns
+        uint64_t keepalive_ns
+        uint64_t rekey_timeout_ns
+        uint64_t rekey_after_messages
+        uint64_t reject_after_messages
+
+    cdef struct jv_engine_config:
+        uint32_t sessions
+        uint32_t prefixes
+        uint32_t window_bits
+        uint8_t index_seed[32]
+        jv_limits limits
+
+    cdef struct jv_event:
+        uint16_t kind
+        uint16_t reason
+        uint16_t len
+        uint32_t slot
+        uint32_t bytes
+        uint64_t value
+        jv_endpoint from_ "from"
+        uint8_t data[1]
+
+    cdef struct jv_session_stats:
+        uint64_t rx_packets
+        uint64_t rx_bytes
+        uint64_t tx_packets
+        uint64_t tx_bytes
+        uint64_t latest_handshake_ns
+        uint64_t key_birth_ns
+        bint has_current
+        bint has_next
+        bint has_previous
+        uint16_t staged
+
+    enum:
+        JV_EVENT_HANDSHAKE
+        JV_EVENT_WANTED
+        JV_EVENT_NOTICE
+        JV_EVENT_CONFIRMED
+        JV_EVENT_ERASED
+        JV_WANTED_NO_KEY
+        JV_WANTED_REKEY
+        JV_WANTED_SILENT
+
+    jv_engine *jv_engine_new(const jv_engine_config *config, uint64_t now_ns)
+    void jv_engine_free(jv_engine *e)
+    int jv_engine_add_socket(jv_engine *e, int fd)
+    int jv_engine_remove_socket(jv_engine *e, int socket_id)
+    unsigned jv_engine_udp_features(const jv_engine *e)
+    int jv_engine_socket_for(jv_engine *e, int family)
+    int jv_engine_set_tun(jv_engine *e, int fd, uint32_t mtu_bytes)
+    int jv_engine_set_inner(jv_engine *e, int family, const uint8_t *address)
+    int jv_engine_add_session(jv_engine *e, uint32_t *slot)
+    int jv_engine_remove_session(jv_engine *e, uint32_t slot)
+    int jv_engine_new_index(jv_engine *e, uint32_t slot, uint32_t *index)
+    int jv_engine_slot_of(jv_engine *e, uint32_t index, uint32_t *slot)
+    int jv_engine_install(jv_engine *e, uint32_t slot, const jv_keys *keys, uint64_t now_ns)
+    int jv_engine_erase_keys(jv_engine *e, uint32_t slot)
+    int jv_engine_set_endpoint(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t now_ns)
+    int jv_engine_get_endpoint(jv_engine *e, uint32_t slot, jv_endpoint *to)
+    int jv_engine_set_keepalive(jv_engine *e, uint32_t slot, uint16_t seconds, uint64_t now_ns)
+    int jv_engine_gave_up(jv_engine *e, uint32_t slot)
+    int jv_engine_stats(jv_engine *e, uint32_t slot, jv_session_stats *out)
+    int jv_engine_add_route(jv_engine *e, const jv_prefix *prefix, uint32_t slot)
+    int jv_engine_remove_route(jv_engine *e, const jv_prefix *prefix, uint32_t slot)
+    int jv_engine_pump_udp(jv_engine *e, int socket_id, uint64_t now_ns)
+    int jv_engine_pump_tun(jv_engine *e, uint64_t now_ns)
+    void jv_engine_tick(jv_engine *e, uint64_t now_ns)
+    uint64_t jv_engine_next_deadline(const jv_engine *e)
+    int jv_engine_send(jv_engine *e, const jv_endpoint *to, const uint8_t *data, size_t len)
+    const jv_event *jv_engine_peek(jv_engine *e)
+    void jv_engine_consume(jv_engine *e)
+    uint32_t jv_engine_handshakes_waiting(const jv_engine *e)
+    const jv_counters *jv_engine_counters(const jv_engine *e)

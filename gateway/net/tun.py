@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens a TUN device: layer 3, no packet information, non-blocking, with the offloads the kernel has.
+
+Rule: the device belongs to the descriptor. It vanishes with the process, so nothing here needs undoing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.errors import HostError
+from gateway.net.remedy import check_interface_name, refused
+
+DEVICE: Final = "/dev/net/tun"
+
+# linux/if_tun.h
+IFF_TUN: Final = 0x0001
+IFF_MULTI_QUEUE: Final = 0x0100
+IFF_NO_PI: Final = 0x1000
+IFF_VNET_HDR: Final = 0x4000
+TUNSETIFF: Final = 0x400454CA
+TUNSETOFFLOAD: Final = 0x400454D0
+
+TUN_F_CSUM: Final = 0x01
+TUN_F_TSO4: Final = 0x02
+TUN_F_TSO6: Final = 0x04
+# Linux 6.2; Debian 12's headers do not name them.
+TUN_F_USO4: Final = 0x20
+TUN_F_USO6: Final = 0x40
+
+# Each tried when the kernel refused the one before.
+OFFLOAD_STEPS: Final = (
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_USO4 | TUN_F_USO6,
+    TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6,
+    0,
+)
+_FEATURES: Final = (
+    (TUN_F_CSUM, "csum"),
+    (TUN_F_TSO4, "tso4"),
+    (TUN_F_TSO6, "tso6"),
+    (TUN_F_USO4, "uso4"),
+    (TUN_F_USO6, "uso6"),
+)
+
+_IFREQ: Final = struct.Struct("16sH22x")  # name, flags, padding: struct ifreq of 64-bit Linux
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """An open TUN device (one queue of it). The holder closes it."""
+
+    fd: int
+    name: str
+    features: frozenset[str]  # of vnet_hdr, multi_queue, csum, tso4, tso6, uso4, uso6
+
+    def close(self) -> None:
+        """Close the queue; the device goes with its last one."""
+        os.close(self.fd)
+
+
+def open_tun(
+    name: str,
+    *,
+    vnet_hdr: bool = False,
+    multi_queue: bool = False,
+    offload_steps: Sequence[int] = OFFLOAD_STEPS,
+) -> Tun:
+    """Create the TUN device ``name``, or attach to a persistent one nobody holds.
+
+    ``vnet_hdr`` puts a 10-byte virtio_net_hdr before every packet and turns on the first of ``offload_steps``
+    that the kernel takes. HostError says what is missing.
+    """
+    check_interface_name(name)
+    fd = _open_device()
+    try:
+        flags = (
+            IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
+        )
+        _attach(fd, name, flags)
+        features = {word for wanted, word in ((vnet_hdr, "vnet_hdr"), (multi_queue, "multi_queue")) if wanted}
+        if vnet_hdr:
+            bits = _set_offload(fd, offload_steps)
+            features |= {word for bit, word in _FEATURES if bits & bit}
+    except BaseException:
+        os.close(fd)
+        raise
+    return Tun(fd, name, frozenset(features))
+
+
+def _open_device() -> int:
+    try:
+        return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        remedies = {
+            errno.ENOENT: "run `modprobe tun`, or give the container the device: --device /dev/net/tun",
+            errno.ENODEV: "load the kernel module: modprobe tun",
+            errno.ENXIO: "load the kernel module: modprobe tun",
+        }
+        raise refused(f"cannot open {DEVICE}", error, remedies.get(error.errno or 0, "")) from error
+
+
+def _attach(fd: int, name: str, flags: int) -> None:
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(name.encode(), flags))
+    except OSError as error:
+        remedies = {
+            errno.EBUSY: "another process holds that interface; stop it or choose another name",
+            errno.EINVAL: "an interface of that name exists and is of another kind; choose another name",
+        }
+        raise refused(f"cannot create interface {name}", error, remedies.get(error.errno or 0, "")) from error
+
+
+def _set_offload(fd: int, steps: Sequence[int]) -> int:
+    """The first set of offloads the kernel takes. A kernel that refuses even none is broken."""
+    for bits in steps:
+        try:
+            fcntl.ioctl(fd, TUNSETOFFLOAD, bits)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise refused("cannot set the offloads of the TUN device", error) from error
+        else:
+            return bits
+    raise HostError("cannot set the offloads of the TUN device: the kernel refuses every combination")

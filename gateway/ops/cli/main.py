@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The entry point ``jvpn``: which command lives in which module, and how every error ends the program.
+
+Errors are one line (or one per mistake) on stderr, beginning with "jvpn: ", without a traceback unless
+JVPN_DEBUG=1.
+Exit codes: 0 ok, 1 failed, 2 usage, 3 daemon unreachable, 4 not found, 5 refused, 75 try later, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from gateway import __version__
+from gateway.errors import ConfigErrors, JumpError
+
+INTERRUPTED: Final = 130
+_COMMANDS: Final = {
+    "gateway": "gateway.ops.cli.daemons:gateway",
+    "connect": "gateway.ops.cli.daemons:connect",
+    "disconnect": "gateway.ops.cli.daemons:disconnect",
+    "status": "gateway.ops.cli.status:status",
+    "peer": "gateway.ops.cli.peer:peer",
+    "keys": "gateway.ops.cli.keys:keys",
+    "config": "gateway.ops.cli.config:config",
+    "doctor": "gateway.ops.cli.doctor:doctor",
+    "completion": "gateway.ops.cli.completion:completion",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is named; every error leaves through ``main``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def main(  # type: ignore[override]  # click has overloads for standalone_mode, which this ignores
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
+    ) -> None:
+        """Run and exit."""
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(args, prog_name or "jvpn", **extra)
+        except BaseException as error:
+            code = report(error)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def report(error: BaseException) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if os.environ.get("JVPN_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the interpreter's flush fails again
+        return 1
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return INTERRUPTED
+    for line in _lines(error):
+        click.echo(f"jvpn: {line}", err=True)
+    return _exit_code(error)
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, JumpError | click.ClickException):
+        return error.exit_code
+    return 1
+
+
+def _lines(error: BaseException) -> list[str]:
+    if isinstance(error, ConfigErrors):
+        return [str(mistake) for mistake in error.errors]
+    if isinstance(error, JumpError):
+        return [str(error)]
+    if isinstance(error, click.UsageError):
+        return [error.format_message(), *_usage_hint(error)]
+    if isinstance(error, click.ClickException):
+        return [error.format_message()]
+    if isinstance(error, OSError):
+        return [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
+    return [f"internal error: {type(error).__name__}: {error} (JVPN_DEBUG=1 shows the traceback)"]
+
+
+def _usage_hint(error: click.UsageError) -> list[str]:
+    return [f"`{error.ctx.command_path} --help` explains"] if error.ctx is not None else []
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="jvpn", message="%(prog)s %(version)s")
+def cli() -> None:
+    """A VPN whose session stays while its transports come and go. Speaks the WireGuard protocol.
+
+    \b
+    A gateway, and a phone on it:
+      jvpn gateway                        run a gateway; the first start makes keys and a configuration
+      jvpn peer add phone --qr            scan this with a WireGuard app
+      jvpn status --watch                 who is there
+
+    \b
+    A client:
+      jvpn connect -c vpn.toml            our own file, or one made for wg-quick
+      jvpn disconnect
+
+    \b
+    Exit codes: 0 ok, 1 failed, 2 usage or configuration, 3 daemon unreachable, 4 not found,
+    5 refused, 75 try later.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    cli.main()

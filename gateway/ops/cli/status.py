@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``jvpn status``: the daemon's ``jvpn.status/1`` document, for a person or as it is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from gateway.control import ctlclient
+from gateway.errors import DaemonUnreachable
+from gateway.ops.cli import output
+from gateway.ops.cli.options import interface_option, json_option, require_socket, socket_option
+
+_HEADER: Final = ("PEER", "STATE", "ENDPOINT", "ALLOWED IPS", "HANDSHAKE", "RECEIVED", "SENT")
+_RIGHT: Final = frozenset((4, 5, 6))
+# A peer with many prefixes must not push the other columns out of sight; --json has them all.
+_PREFIXES_SHOWN: Final = 2
+_HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
+_WHOLE_SCREEN, _FORMER_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+@click.command()
+@interface_option
+@socket_option
+@json_option
+@click.option("-w", "--watch", is_flag=True, help="Refresh until Ctrl-C; with --json one document per line.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For --watch.",
+)
+def status(interface: str | None, socket: Path | None, as_json: bool, watch: bool, interval: float) -> None:
+    """Show the running gateway or client: peers, traffic, faults.
+
+    \b
+    Examples:
+      jvpn status
+      jvpn status -i jvpn0 --json
+      jvpn status --watch
+    """
+    path = require_socket(interface, socket)
+    if not watch:
+        document = ctlclient.call(path, "status")
+        output.write_json(document) if as_json else click.echo(render(document))
+        return
+    full_screen = not as_json and output.coloured(sys.stdout)
+    try:
+        if full_screen:
+            click.echo(_WHOLE_SCREEN, nl=False)
+        _watch(path, as_json, full_screen, interval)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if full_screen:
+            click.echo(_FORMER_SCREEN, nl=False)
+
+
+def _watch(path: Path, as_json: bool, full_screen: bool, interval_s: float) -> None:
+    while True:
+        if as_json:
+            output.write_json(ctlclient.call(path, "status"), indent=0)
+        elif full_screen:
+            click.echo(_screen(path), nl=False)
+        else:
+            click.echo(render(ctlclient.call(path, "status")) + "\n")
+        sys.stdout.flush()
+        time.sleep(interval_s)
+
+
+def _screen(path: Path) -> str:
+    """The text of one refresh. A daemon that is away for a moment, for a restart, does not end the watch."""
+    try:
+        text = render(ctlclient.call(path, "status"))
+    except DaemonUnreachable as error:
+        text = str(error)
+    return _HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in text.splitlines()) + _CLEAR_REST
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """A status document as text. What it does not hold is left out."""
+    blocks = [_head(document), _peers(document.get("peers", ())), _faults(document.get("counters", {}))]
+    return "\n\n".join(filter(None, blocks))
+
+
+def _head(document: Mapping[str, Any]) -> str:
+    sodium, offloads = document.get("libsodium", {}), document.get("offloads", {})
+    rows = [
+        ("interface", str(document.get("interface", ""))),
+        ("public key", str(document.get("public_key", ""))),
+        ("listening", ", ".join(document.get("listen", ()))),
+        ("up since", output.age(document.get("uptime_s")) if "uptime_s" in document else ""),
+        ("libsodium", str(sodium.get("version", ""))),
+        ("offloads", _flags(offloads)),
+    ]
+    title = f"{document.get('role', 'daemon')} {document.get('interface', '')}".strip()
+    return "\n".join([title, *(f"  {name:<11} {value}" for name, value in rows[1:] if value)])
+
+
+def _flags(offloads: Mapping[str, Any]) -> str:
+    on = [name for name, value in offloads.items() if value is True]
+    return ", ".join(on) if on or not offloads else "none"
+
+
+def _peers(peers: Any) -> str:
+    if not peers:
+        return "no peers; add one with `jvpn peer add NAME`"
+    return output.table(_HEADER, [_peer_row(peer) for peer in peers], _RIGHT)
+
+
+def _peer_row(peer: Mapping[str, Any]) -> tuple[str, ...]:
+    handshake = peer.get("latest_handshake_s")
+    return (
+        str(peer.get("name") or peer.get("public_key", "")),
+        str(peer.get("state", "")),
+        str(peer.get("endpoint") or "-"),
+        prefixes(peer.get("allowed_ips", ())),
+        "never" if handshake is None else f"{output.age(handshake)} ago",
+        output.size(peer.get("rx_bytes", 0)),
+        output.size(peer.get("tx_bytes", 0)),
+    )
+
+
+def prefixes(networks: Any) -> str:
+    """The first prefixes of a peer and how many more there are."""
+    shown = ", ".join(networks[:_PREFIXES_SHOWN])
+    more = len(networks) - _PREFIXES_SHOWN
+    return f"{shown} +{more}" if more > 0 else shown or "-"
+
+
+def _faults(counters: Mapping[str, Any]) -> str:
+    """Counters that are not zero, by name."""
+    found = {name: value for name, value in counters.items() if value}
+    if not found:
+        return ""
+    width = max(map(len, found))
+    return "\n".join(["counters", *(f"  {name:<{width}}  {value}" for name, value in sorted(found.items()))])
