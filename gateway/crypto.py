@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The primitives of the handshake and the control plane: X25519, two AEADs, BLAKE2s, HMAC, KDF.
+"""The primitives of the handshake and the control plane: X25519, two AEADs, BLAKE2s, HMAC, KDF, Ed25519.
 
-Rule: no primitive is written here. libsodium (through pysodium) does curve and AEADs, hashlib does BLAKE2s; this
+Rule: no primitive is written here. libsodium (through pysodium) does curves and AEADs, hashlib does BLAKE2s; this
 file fixes names, sizes and errors. Every function is pure; the packet path does its own AEAD in C.
 Names follow the WireGuard whitepaper §5.4: Hash() is ``blake2s``, Mac() is ``blake2s_mac``, Kdf_n() is ``kdf``.
 """
@@ -22,6 +22,8 @@ TAG_BYTES: Final = 16
 XNONCE_BYTES: Final = 24
 HASH_BYTES: Final = 32
 MAC_BYTES: Final = 16
+SEED_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
 
 _COUNTER_END: Final = 1 << 64
 _ZERO_KEY: Final = bytes(KEY_BYTES)
@@ -37,6 +39,9 @@ _chacha_encrypt = pysodium.crypto_aead_chacha20poly1305_ietf_encrypt
 _chacha_decrypt = pysodium.crypto_aead_chacha20poly1305_ietf_decrypt
 _xchacha_encrypt = pysodium.crypto_aead_xchacha20poly1305_ietf_encrypt
 _xchacha_decrypt = pysodium.crypto_aead_xchacha20poly1305_ietf_decrypt
+_sign_keypair = pysodium.crypto_sign_seed_keypair
+_sign = pysodium.crypto_sign_detached
+_sign_verify = pysodium.crypto_sign_verify_detached
 
 
 # --- X25519 (RFC 7748) ------------------------------------------------------------------------------------------
@@ -147,6 +152,33 @@ def kdf(key: bytes, data: bytes, n: int) -> tuple[bytes, ...]:
 def constant_time_equal(a: bytes, b: bytes) -> bool:
     """Compare without telling by time where they differ; the lengths are not secret."""
     return compare_digest(a, b)
+
+
+# --- Ed25519 (RFC 8032) -----------------------------------------------------------------------------------------
+
+
+def ed25519_seed_keypair(seed: bytes) -> tuple[bytes, bytes]:
+    """Return (32-byte public key, 64-byte secret key) of a 32-byte seed, the RFC's "private key"."""
+    _require_size("Ed25519 seed", seed, SEED_BYTES)
+    public, secret = _sign_keypair(seed)
+    return bytes(public), bytes(secret)
+
+
+def ed25519_sign(secret: bytes, message: bytes) -> bytes:
+    """Return the 64-byte signature (§5.1.6) under a secret key of ``ed25519_seed_keypair``."""
+    _require_size("Ed25519 secret key", secret, SEED_BYTES + KEY_BYTES)
+    signature: bytes = _sign(message, secret)
+    return signature
+
+
+def ed25519_verify(public: bytes, message: bytes, signature: bytes) -> None:
+    """Check a signature (§5.1.7). AuthError when it is not this key's signature of this message."""
+    _require_size("Ed25519 public key", public, KEY_BYTES)
+    _require_size("Ed25519 signature", signature, SIGNATURE_BYTES)
+    try:
+        _sign_verify(signature, message, public)
+    except ValueError:
+        raise AuthError("Ed25519: the signature does not verify") from None
 
 
 # --- the library ------------------------------------------------------------------------------------------------

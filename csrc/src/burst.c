@@ -45,8 +45,7 @@ int jv_udp_prepare(int fd, unsigned wanted) {
     return (int)has;
 }
 
-/* --- receiving
- * ---------------------------------------------------------------------------------------------------- */
+/* --- receiving --- */
 
 struct jv_burst {
     unsigned n;          /* messages per call */
@@ -176,8 +175,7 @@ struct jv_msg *jv_burst_msgs(struct jv_burst *b) {
     return b->msgs;
 }
 
-/* --- sending
- * ------------------------------------------------------------------------------------------------------ */
+/* --- sending --- */
 
 /* One message of a sendmmsg: a whole train with UDP_SEGMENT, or one of its segments. */
 struct outgoing {

@@ -157,12 +157,14 @@ int jv_engine_new_index(struct jv_engine *e, uint32_t slot, uint32_t *index) {
     return 0;
 }
 
-int jv_engine_slot_of(struct jv_engine *e, uint32_t index, uint32_t *slot) {
-    const struct jv_session *s = jv_table_by_index(e->table, index);
-    if (!s)
-        return -ENOENT;
-    *slot = s->slot;
-    return 0;
+size_t jv_engine_slots_of(const struct jv_engine *e, const uint32_t *indices, size_t n, uint32_t *slots) {
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        const struct jv_session *s = jv_table_by_index(e->table, indices[i]);
+        slots[i] = s ? s->slot : JV_SESSION_NONE;
+        found += s != NULL;
+    }
+    return found;
 }
 
 int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *keys, uint64_t now_ns) {

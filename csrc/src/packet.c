@@ -74,8 +74,7 @@ int jv_ip_parse(const uint8_t *p, size_t len, struct jv_ip *out) {
     }
 }
 
-/* --- checksums (RFC 1071): the sum does not depend on byte order, so words are added as they lie
- * ------------------ */
+/* --- checksums (RFC 1071): the sum does not depend on byte order, so words are added as they lie --- */
 
 static uint32_t fold_to_17_bits(uint64_t sum) {
     sum = (sum & UINT32_MAX) + (sum >> 32);
@@ -83,28 +82,23 @@ static uint32_t fold_to_17_bits(uint64_t sum) {
     return (uint32_t)((sum & 0xffff) + (sum >> 16));
 }
 
+/* One's complement addition: the carry comes back in at the bottom. */
+static inline uint64_t add_carry(uint64_t sum, uint64_t word) {
+    sum += word;
+    return sum + (sum < word);
+}
+
 uint32_t jv_checksum_add(uint32_t sum, const void *data, size_t len) {
     const uint8_t *p = data;
-    uint64_t wide = sum;
-    uint32_t word;
-    uint16_t half;
+    uint64_t wide = sum, word;
 
     for (; len >= sizeof(word); p += sizeof(word), len -= sizeof(word)) {
         memcpy(&word, p, sizeof(word));
-        wide += word;
+        wide = add_carry(wide, word);
     }
-    if (len >= sizeof(half)) {
-        memcpy(&half, p, sizeof(half));
-        wide += half;
-        p += sizeof(half);
-        len -= sizeof(half);
-    }
-    if (len) {
-        half = 0; /* an odd byte counts as if a zero followed it */
-        memcpy(&half, p, 1);
-        wide += half;
-    }
-    return fold_to_17_bits(wide);
+    word = 0; /* the rest counts as if zeros followed it */
+    memcpy(&word, p, len);
+    return fold_to_17_bits(add_carry(wide, word));
 }
 
 uint16_t jv_checksum_fold(uint32_t sum) {
@@ -124,11 +118,9 @@ uint32_t jv_checksum_pseudo(const struct jv_ip *ip, uint8_t proto, uint32_t byte
     return jv_checksum_add(sum, tail, sizeof(tail));
 }
 
-/* --- may this packet be answered?
- * --------------------------------------------------------------------------------- */
+/* --- may this packet be answered? --- */
 
-/* Queries and answers of RFC 792, 950, 1256, 8335. All else, unknown types too, counts as an error message.
- */
+/* Queries and answers of RFC 792, 950, 1256, 8335. All else, unknown types too, counts as an error. */
 static bool icmp4_is_query(uint8_t type) {
     return type == 0 || (type >= 8 && type <= 10) || (type >= 13 && type <= 18) || type == 42 || type == 43;
 }
@@ -187,8 +179,7 @@ static bool may_answer6(const uint8_t *p, const struct jv_ip *ip) {
     return p[type_at] >= 128 && p[type_at] != 137; /* neither an error nor a redirect */
 }
 
-/* --- building
- * ----------------------------------------------------------------------------------------------------- */
+/* --- building --- */
 
 static size_t at_most(size_t a, size_t b) {
     return a < b ? a : b;

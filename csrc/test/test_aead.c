@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Every suite that is offered here: published vectors, the round trip, and that no changed bit goes through.
- */
+/* Every suite that is offered here: published vectors, the round trip, no changed bit goes through. */
 #include "jv/aead.h"
 
 #include <errno.h>

@@ -194,6 +194,17 @@ static void test_truncated(void) {
     CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 2);
     CHECK(jv_burst_msgs(p.burst)[1].len == 100 && jv_get_le32(jv_burst_msgs(p.burst)[1].data) == 77);
     CHECK(p.received.n[JV_CTR_DROP_RX_TRUNCATED] == 1);
+    for (uint32_t i = 0; i < 3; i++) { /* the next burst finds everything in its place again */
+        jv_put_le32(payload + 200 * i, i);
+        trains[i] = (struct jv_train){.data = payload + 200 * i, .len = 50 + i, .to = &p.to_b};
+    }
+    CHECK(jv_sender_send(p.sender, p.a, trains, 3, &p.sent) == 3);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 3);
+    for (uint32_t i = 0; i < 3; i++) {
+        const struct jv_msg *m = &jv_burst_msgs(p.burst)[i];
+
+        CHECK(m->len == 50 + i && jv_get_le32(m->data) == i && m->from.local_ifindex == 1);
+    }
     CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 0);
     close_pair(&p);
 }

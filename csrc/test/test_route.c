@@ -113,25 +113,35 @@ static void test_arguments(void) {
     jv_routes_free(r);
 }
 
-static void test_freed_nodes_are_used_again(void) {
+/* Of hosts (len 32) and of trie nodes (shorter), taken out one by one or all at once. */
+static void fill_and_empty(struct jv_routes *r, uint8_t len, bool one_by_one, uint32_t first) {
+    for (uint32_t i = 0; i < 1000; i++)
+        CHECK(insert(r, v4(first + i * 2654435761u, len), i % 10) == JV_ROUTE_NONE);
+    CHECK(jv_routes_count(r) == 1000);
+    for (uint32_t i = 0; one_by_one && i < 1000; i++) {
+        struct jv_prefix p = v4(first + i * 2654435761u, len);
+
+        CHECK(jv_routes_remove(r, &p, i % 10) == 0);
+    }
+    for (uint32_t owner = 0; !one_by_one && owner < 10; owner++)
+        CHECK(jv_routes_remove_all(r, owner) == 100);
+    CHECK(jv_routes_count(r) == 0);
+}
+
+static void test_memory_is_used_again(void) {
     struct jv_routes *r = jv_routes_new(1000);
     size_t bytes = 0;
 
-    for (int round = 0; round < 20; round++) {
-        for (uint32_t i = 0; i < 1000; i++)
-            insert(r, v4(i * 2654435761u, 32), i % 10);
-        if (round == 0)
+    for (unsigned round = 0; round < 40; round++) {
+        fill_and_empty(r, round & 1 ? 32 : 30, round & 2, round * 19088743u);
+        if (round == 3)
             bytes = jv_routes_bytes(r);
-        for (uint32_t owner = 0; owner < 10; owner++)
-            CHECK(jv_routes_remove_all(r, owner) == 100);
-        CHECK(jv_routes_count(r) == 0);
     }
-    CHECK(jv_routes_bytes(r) == bytes);
+    CHECK(jv_routes_bytes(r) == bytes && bytes <= 4096 * 32 + 2048 * 24);
     jv_routes_free(r);
 }
 
-/* --- model
- * ------------------------------------------------------------------------------------------------------- */
+/* --- model --- */
 
 #define MODEL_MAX 400
 
@@ -295,7 +305,7 @@ int main(void) {
     RUN(test_families_are_apart);
     RUN(test_last_insert_owns);
     RUN(test_arguments);
-    RUN(test_freed_nodes_are_used_again);
+    RUN(test_memory_is_used_again);
     RUN(test_against_model);
     RUN(test_full_depth);
     return failures();

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import structlog
 
 from gateway.control import clock, config, ctlclient, daemon, statedir
@@ -52,15 +53,15 @@ def disconnect(state_dir: Path, interface: str | None) -> int:
     with contextlib.suppress(DaemonUnreachable):
         ctlclient.call(path, "stop")
         _wait_until_gone(journal, name)
-        print(f"{name}: disconnected")
+        click.echo(f"{name}: disconnected")
         return 0
     if journal.owner() is None:
         raise NotFound(f"{name}: no client runs and nothing was left behind")
     report = journal.recover()
     for step in report.undone:
-        print(f"{name}: removed {step}")
+        click.echo(f"{name}: removed {step}")
     for step in report.failed:
-        print(f"{name}: could not remove {step}")
+        click.echo(f"{name}: could not remove {step}")
     return 1 if report.failed else 0
 
 

@@ -9,7 +9,14 @@ from typing import Final
 
 from gateway.control import configfields, keysfile
 from gateway.control.configfields import Network
-from gateway.control.configgateway import read_addresses, read_dns, read_fwmark, read_mtu, read_socket, read_timers
+from gateway.control.configgateway import (
+    read_addresses,
+    read_dns,
+    read_fwmark,
+    read_mtu,
+    read_socket,
+    read_timers,
+)
 from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configpeers import (
     NO_KEY,

@@ -212,15 +212,19 @@ def mtu(value: int, has_ipv6: bool) -> int:
     lowest = MTU_MIN_IPV6_BYTES if has_ipv6 else MTU_MIN_BYTES
     if not lowest <= value <= MTU_MAX_BYTES:
         because = " (IPv6 needs 1280)" if has_ipv6 else ""
-        raise ValueError(f"{value} is out of range: {lowest} to {MTU_MAX_BYTES}{because}")
+        raise ValueError(f"{_shown_number(value)} is out of range: {lowest} to {MTU_MAX_BYTES}{because}")
     return value
 
 
 def bounded(value: int, lowest: int, highest: int) -> int:
     """A whole number within limits."""
     if not lowest <= value <= highest:
-        raise ValueError(f"{value} is out of range: {lowest} to {highest}")
+        raise ValueError(f"{_shown_number(value)} is out of range: {lowest} to {highest}")
     return value
+
+
+def _shown_number(value: int) -> str:
+    return str(value) if abs(value) < 1 << 64 else "a number of more than 64 bits"
 
 
 def table(value: str | int) -> str | int:

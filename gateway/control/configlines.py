@@ -85,7 +85,7 @@ class _Scanner:
         path = ""
         parts = self._dotted_key()
         for position, part in enumerate(parts):
-            path = _join(path, part)
+            path = join_key(path, part)
             if position == len(parts) - 1 and opening == "[[":
                 self.lines.setdefault(path, line)
                 self._arrays[path] = self._arrays.get(path, -1) + 1
@@ -99,7 +99,7 @@ class _Scanner:
         line = self._line()
         path = prefix
         for part in self._dotted_key():
-            path = _join(path, part)
+            path = join_key(path, part)
             self.lines.setdefault(path, line)
         self._expect("=")
         self._skip(_SPACE)
@@ -181,6 +181,7 @@ def _bare_name(token: str) -> str:
     return token[1:-1] if token[0] in "\"'" else token
 
 
-def _join(prefix: str, part: str) -> str:
+def join_key(prefix: str, part: str) -> str:
+    """The path of ``part`` under ``prefix``; a part that is not a bare key is quoted."""
     name = part if _PLAIN_KEY.match(part) else f'"{part}"'
     return f"{prefix}.{name}" if prefix else name

@@ -60,8 +60,9 @@ class ControlServer:
         self._on_error = on_error or (lambda _command, _error: None)
         self._client_timeout_s = client_timeout_s
         self._connections_max = connections_max
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._server: asyncio.Server | None = None
+        self._closing = False
         self._lock = -1
 
     async def start(self) -> None:
@@ -81,10 +82,12 @@ class ControlServer:
         """Close the socket and every connection, and remove the file."""
         if self._server is None:
             return
+        self._closing = True
         self._server.close()
-        for task in tuple(self._tasks):
+        others = self._tasks - {asyncio.current_task()}  # a handler may be what stops the daemon
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
         self._server = None
         self.path.unlink(missing_ok=True)
         self._unlock()
@@ -95,19 +98,23 @@ class ControlServer:
             os.close(self._lock)
         self._lock = -1
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is None or len(self._tasks) >= self._connections_max:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closing:  # accepted before the socket closed, heard of only now
+            writer.transport.abort()
+        elif len(self._tasks) >= self._connections_max:
             writer.write(_failure(None, TryLater("too many control connections")))
             writer.close()
-            return
-        self._tasks.add(task)
+        else:
+            task = asyncio.get_running_loop().create_task(self._converse(reader, writer))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._serve(reader, writer)
         except (TimeoutError, ConnectionError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
-            self._tasks.discard(task)
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

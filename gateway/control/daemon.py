@@ -15,10 +15,13 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
+import click
 import structlog
 import uvloop
 
+from gateway import crypto
 from gateway.control import statedir
+from gateway.dataplane import aead
 from gateway.errors import JumpError
 from gateway.noise.timestamp import TimestampSource
 
@@ -61,7 +64,8 @@ def logger() -> structlog.stdlib.BoundLogger:
 
 
 def run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
-    """Run a daemon until it is stopped; the exit status."""
+    """Run a daemon until it is stopped; the exit status. Refuses a process with two libsodiums in it."""
+    crypto.require_one_sodium(aead.sodium_path())
     return uvloop.run(_run(daemon, log))
 
 
@@ -73,7 +77,7 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
     try:
         await _until_stopped(daemon, stopping)
     except JumpError as error:
-        print(f"jvpn: {error}", file=sys.stderr)
+        click.echo(f"jvpn: {error}", err=True)
         return error.exit_code
     finally:
         with contextlib.suppress(JumpError):

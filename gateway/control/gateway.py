@@ -12,20 +12,21 @@ import contextlib
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import structlog
 
-from gateway.control import clock, config, daemon, statedir
+from gateway.control import clock, config, ctlclient, daemon, statedir
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configmodel import GatewayConfig
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
-from gateway.control.peerbook import PeerBook, peer_handlers
+from gateway.control.peerbook import PeerBook, catch_up, peer_handlers
 from gateway.control.peers import Peer
 from gateway.control.peersfile import PeersFile
 from gateway.control.resolve import resolve
 from gateway.control.status import status_document
 from gateway.control.tunnel import Tunnel, TunnelLimits
-from gateway.errors import JumpError
+from gateway.errors import JumpError, Refused
 from gateway.net.gatewaynet import GatewayNetwork, GatewayPlan
 from gateway.net.netlink import Netlink
 from gateway.net.tun import open_tun
@@ -41,7 +42,7 @@ def run(config_path: Path | None, state_dir: Path) -> int:
     if config_path is None:
         made = statedir.bootstrap_gateway(state_dir)
         for sentence in made.created:
-            print(f"jvpn: {sentence}", flush=True)
+            click.echo(f"jvpn: {sentence}")
         config_path = made.config_path
     loaded = config.load_gateway(config_path)
     log = daemon.logger()
@@ -70,6 +71,7 @@ class Gateway:
         for warning in self._config.warnings:
             self._log.warning("configuration", problem=warning)
         statedir.ensure_dir(self._state_dir)
+        self._refuse_second()
         book = PeerBook(self._config, PeersFile(self._state_dir))
         await self._prepare_host()
         tunnel = self._open_tunnel()
@@ -79,6 +81,8 @@ class Gateway:
             self._add_to_tunnel(tunnel, peer)
         await self._serve_control(tunnel, book)
         tunnel.start()
+        catch_up(book, self._install, self._uninstall)
+        await self._apply_routes()
         self._spawn(self._keep_stamps(tunnel))
         self._log.info(
             "gateway ready",
@@ -105,6 +109,15 @@ class Gateway:
                 self._log.error("not undone", step=failure)
         if self._netlink is not None:
             await self._netlink.close()
+
+    def _control_path(self) -> Path:
+        return self._config.control_socket or statedir.control_socket(self._config.interface)
+
+    def _refuse_second(self) -> None:
+        """Before anything is touched: a second gateway must not take a running one's leftovers for dead ones."""
+        pid = ctlclient.owner_pid(self._control_path())
+        if pid:
+            raise Refused(f"interface {self._config.interface}: already running, pid {pid}")
 
     # --- parts of the start -----------------------------------------------------------------------------------
 
@@ -158,8 +171,7 @@ class Gateway:
         handlers: dict[str, Handler] = {"status": status}
         for name, handler in peer_handlers(book, self._install, self._uninstall).items():
             handlers[name] = self._then_routes(handler)
-        path = self._config.control_socket or statedir.control_socket(self._config.interface)
-        self._control = ControlServer(path, handlers, on_error=self._handler_failed)
+        self._control = ControlServer(self._control_path(), handlers, on_error=self._handler_failed)
         await self._control.start()
 
     def _then_routes(self, handler: Handler) -> Handler:
@@ -167,12 +179,15 @@ class Gateway:
 
         async def handle(args: dict[str, Any]) -> dict[str, Any]:
             result = await handler(args)
-            while self._route_changes and self._network is not None:
-                add, prefixes = self._route_changes.pop(0)
-                await (self._network.add_routes if add else self._network.remove_routes)(prefixes)
+            await self._apply_routes()
             return result
 
         return handle
+
+    async def _apply_routes(self) -> None:
+        while self._route_changes and self._network is not None:
+            add, prefixes = self._route_changes.pop(0)
+            await (self._network.add_routes if add else self._network.remove_routes)(prefixes)
 
     def _install(self, peer: PeerConfig) -> None:
         if self._tunnel is not None:

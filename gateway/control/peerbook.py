@@ -77,6 +77,17 @@ class PeerBook:
             self._pool.release(peer.allowed_ips)
         return peer
 
+    def sync(self) -> tuple[list[Peer], list[Peer]]:
+        """Read what another writer changed: the peers that appeared and those that vanished; a changed one is both."""
+        before = self._peers
+        with self._file.locked():
+            self._refresh()
+        if self._peers is before:
+            return [], []
+        after = self._peers
+        appeared = [peer for name, peer in after.items() if before.get(name) != peer]
+        return appeared, [peer for name, peer in before.items() if after.get(name) != peer]
+
     def find(self, name: str) -> Peer:
         """A peer by its name or its public key in base64. ``NotFound``."""
         if name in self._peers:
@@ -177,10 +188,20 @@ Change = Callable[[Peer], None]
 Command = Callable[[dict[str, Any]], dict[str, Any]]
 
 
+def catch_up(book: PeerBook, install: Change, uninstall: Change) -> None:
+    """Bring the data plane to what the files say, after somebody else changed peers.toml. Costs a stat() if not."""
+    appeared, vanished = book.sync()
+    for peer in vanished:
+        uninstall(peer)
+    for peer in appeared:
+        install(peer)
+
+
 def peer_commands(book: PeerBook, install: Change, uninstall: Change) -> dict[str, Command]:
     """The commands ``peer.*``; ``install`` and ``uninstall`` act on the data plane of a running gateway."""
 
     def add(args: dict[str, Any]) -> dict[str, Any]:
+        catch_up(book, install, uninstall)
         peer = book.add(args)
         try:
             install(peer)
@@ -190,19 +211,20 @@ def peer_commands(book: PeerBook, install: Change, uninstall: Change) -> dict[st
         return book.peer_document(peer.name)
 
     def remove(args: dict[str, Any]) -> dict[str, Any]:
+        catch_up(book, install, uninstall)
         peer = book.remove(_name(args))
         uninstall(peer)
         return {"schema": REMOVED_SCHEMA, "peer": peer_document(peer)}
 
     def show(args: dict[str, Any]) -> dict[str, Any]:
+        catch_up(book, install, uninstall)
         return book.peer_document(_name(args), reveal=args.get("reveal") is True)
 
-    return {
-        "peer.add": add,
-        "peer.remove": remove,
-        "peer.show": show,
-        "peer.list": lambda _: book.list_document(),
-    }
+    def list_all(_args: dict[str, Any]) -> dict[str, Any]:
+        catch_up(book, install, uninstall)
+        return book.list_document()
+
+    return {"peer.add": add, "peer.remove": remove, "peer.show": show, "peer.list": list_all}
 
 
 def peer_handlers(

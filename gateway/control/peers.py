@@ -7,13 +7,31 @@ Rule: what a packet needs lives in the data plane's row; here is only what Pytho
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.dataplane.engine import Endpoint, Engine
 from gateway.errors import NotFound, Refused
-from gateway.noise.handshake import NO_PSK, Identity, PeerKeys
+from gateway.noise.handshake import NO_PSK, Identity, PeerKeys, TransportKeys
 from gateway.noise.peer import PeerHandshake
 from gateway.noise.timers import Timers
+from gateway.suites import session_id
+
+
+# A rekey that crosses another and one that was lost may both still be confirmed.
+_BIRTHS_MAX: Final = 3
+
+
+class Birth:
+    """A handshake that completed here: the session it would make, and where the peer was. Holds no key."""
+
+    __slots__ = ("hello_by_ns", "index", "session_id", "source")
+
+    def __init__(self, keys: TransportKeys, source: Endpoint) -> None:
+        self.index = keys.local_index
+        self.session_id = session_id(keys.handshake_hash)
+        self.source = source
+        self.hello_by_ns = 0  # without a HELLO until then a stock client has taken over
 
 
 class Peer:
@@ -21,10 +39,12 @@ class Peer:
 
     __slots__ = (
         "answered_to",
+        "births",
         "candidate",
         "candidate_bytes",
         "config",
         "deadline_ns",
+        "displace_ns",
         "handshake",
         "keys",
         "probing_ns",
@@ -42,6 +62,8 @@ class Peer:
         self.answered_to: Endpoint | None = None  # where our last response went
         self.candidate: Endpoint | None = None  # a new address that authenticated packets come from
         self.candidate_bytes = 0  # how much came from there: three times as much may be sent
+        self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first
+        self.displace_ns = 0  # when the bucket of superseding is full again
         self.probing_ns: int | None = None  # when a handshake was last sent to a candidate
 
     def started(self, timers: Timers) -> PeerHandshake:
@@ -49,6 +71,13 @@ class Peer:
         if self.handshake is None:
             self.handshake = PeerHandshake(self.keys, timers)
         return self.handshake
+
+    def remember(self, keys: TransportKeys, source: Endpoint) -> Birth:
+        """Keep what the first message under these keys will need; the oldest of three gives way."""
+        if len(self.births) >= _BIRTHS_MAX:
+            del self.births[next(iter(self.births))]
+        birth = self.births[keys.local_index] = Birth(keys, source)
+        return birth
 
     def __repr__(self) -> str:
         return f"Peer({self.config.name}, slot={self.slot})"

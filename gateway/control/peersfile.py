@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from gateway.control import configfields, keysfile, statedir
 from gateway.control.configfields import Network
+from gateway.control.configlines import join_key
 from gateway.control.configmodel import Peer
 from gateway.control.configpeers import Origin, PeerIndex, read_peers
 from gateway.control.configreport import Problems, decode, read_text, read_toml
@@ -92,7 +93,7 @@ class PeersFile:
 def _assigned(table: Mapping[str, list[str]], problems: Problems) -> dict[bytes, tuple[Network, ...]]:
     assigned = {}
     for text, networks in table.items():
-        key = f'assigned."{text}"'
+        key = join_key("assigned", text)
         public_key = problems.check(key, keysfile.decode_public_key, text, b"")
         assigned[public_key] = problems.check_each(key, configfields.network, networks)
     return assigned

@@ -52,7 +52,7 @@ class AddressPool:
             left = self._holders.get(offset, 0) - 1
             if left > 0:
                 self._holders[offset] = left
-            elif self._holders.pop(offset, 0) and offset < self._next:
+            elif self._holders.pop(offset, 0) and 0 < offset < self._next:
                 heapq.heappush(self._free, offset)
         for span in self._spans(networks):
             self._release_span(span)

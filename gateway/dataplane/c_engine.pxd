@@ -105,7 +105,7 @@ cdef extern from "jv/engine.h" nogil:
     int jv_engine_add_session(jv_engine *e, uint32_t *slot)
     int jv_engine_remove_session(jv_engine *e, uint32_t slot)
     int jv_engine_new_index(jv_engine *e, uint32_t slot, uint32_t *index)
-    int jv_engine_slot_of(jv_engine *e, uint32_t index, uint32_t *slot)
+    size_t jv_engine_slots_of(const jv_engine *e, const uint32_t *indices, size_t n, uint32_t *slots)
     int jv_engine_install(jv_engine *e, uint32_t slot, const jv_keys *keys, uint64_t now_ns)
     int jv_engine_erase_keys(jv_engine *e, uint32_t slot)
     int jv_engine_set_endpoint(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t now_ns)

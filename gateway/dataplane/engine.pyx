@@ -248,7 +248,15 @@ cdef class Engine:
     def slot_of(self, uint32_t index):
         """The slot a receiver index names, or None."""
         cdef uint32_t slot
-        return slot if c.jv_engine_slot_of(self._e, index, &slot) == 0 else None
+        return slot if c.jv_engine_slots_of(self._e, &index, 1, &slot) else None
+
+    def slots_of(self, const uint32_t[::1] indices not None, uint32_t[::1] slots not None):
+        """Fill `slots` with what `indices` name (0xFFFFFFFF: nothing); returns how many name a session."""
+        if slots.shape[0] < indices.shape[0]:
+            raise ValueError("slots is shorter than indices")
+        if indices.shape[0] == 0:
+            return 0
+        return c.jv_engine_slots_of(self._e, &indices[0], indices.shape[0], &slots[0])
 
     def install(self, uint32_t slot, keys not None, uint64_t now_ns):
         """Install the TransportKeys of a finished handshake; an initiator's waiting packets leave at once."""

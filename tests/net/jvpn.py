@@ -46,22 +46,21 @@ class JvpnPeer:
 
 
 class Daemon:
-    """One `jvpn` daemon. ``tables`` is its configuration: table name -> keys, or a list of such for
-    [[tables]].
-    """
+    """One `jvpn` daemon with its configuration file."""
 
     command: str
     _count = 0
 
-    def __init__(self, lab: Lab, namespace: Namespace, interface: str, tables: Mapping[str, Any]) -> None:
+    def __init__(self, lab: Lab, namespace: Namespace, interface: str, file_name: str, text: str) -> None:
         Daemon._count += 1
         self.lab, self.namespace, self.interface = lab, namespace, interface
         self.folder = lab.tmp / f"j{Daemon._count}"
         self.state_dir, self.runtime_dir = self.folder / "state", self.folder / RUNTIME
         for folder in (self.state_dir, self.runtime_dir):
             folder.mkdir(parents=True)
-        self.config_path = self.folder / f"{self.command}.toml"
-        self.config_path.write_text(to_toml(tables))
+        self.config_path = self.folder / file_name
+        self.config_path.touch(mode=0o600)
+        self.config_path.write_text(text)
         self.env = {"JVPN_STATE_DIR": str(self.state_dir), "JVPN_RUNTIME_DIR": str(self.runtime_dir)}
         self._proc: Proc | None = None
         self.ready_after_s = 0.0
@@ -176,7 +175,8 @@ class JvpnGateway(Daemon):
             "addresses": list(addresses),
         }
         merged = {**tables, "gateway": {**own, **tables.get("gateway", {})}}
-        super().__init__(lab, namespace, interface, {**merged, "peer": [peer.table() for peer in peers]})
+        text = to_toml({**merged, "peer": [peer.table() for peer in peers]})
+        super().__init__(lab, namespace, interface, "gateway.toml", text)
         self.keys = keys
 
     def add_peer(self, peer: JvpnPeer) -> dict[str, Any]:
@@ -188,8 +188,23 @@ class JvpnGateway(Daemon):
         return self.call("peer.remove", {"name": name})
 
 
+class JvpnQuickClient(Daemon):
+    """`jvpn connect` with a wg-quick file, as `jvpn peer add` prints it; the interface is named after
+    the file.
+    """
+
+    command = "connect"
+
+    def __init__(self, lab: Lab, namespace: Namespace, text: str, *, interface: str = "jv0") -> None:
+        super().__init__(lab, namespace, interface, f"{interface}.conf", text)
+
+    def disconnect(self) -> str:
+        """`jvpn disconnect`."""
+        return self.cli("disconnect", self.interface)
+
+
 class JvpnClient(Daemon):
-    """`jvpn connect`."""
+    """`jvpn connect` with a TOML file."""
 
     command = "connect"
 
@@ -208,7 +223,7 @@ class JvpnClient(Daemon):
         """``gateway`` is the [gateway] table; ``tables`` are further ones, [client] is merged."""
         own = {"interface": interface, "private_key": keys.private, "addresses": list(addresses)}
         merged = {**tables, "client": {**own, **tables.get("client", {})}, "gateway": dict(gateway)}
-        super().__init__(lab, namespace, interface, merged)
+        super().__init__(lab, namespace, interface, "client.toml", to_toml(merged))
         self.keys = keys
 
     def disconnect(self) -> str:

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,26 @@ class Ledger:
 def sweep(runtime_dir: Path = RUNTIME_DIR) -> list[str]:
     """Remove what dead owners left behind; returns the tokens of their laboratories."""
     return [path.stem for path in sorted(runtime_dir.glob("*.lab")) if _sweep_one(path)]
+
+
+def owned_by(pid: int, runtime_dir: Path = RUNTIME_DIR) -> list[str]:
+    """Tokens of the laboratories that a process owns now."""
+    return [
+        path.stem
+        for path in runtime_dir.glob("*.lab")
+        if ["owner", str(pid)] in [w[:2] for w in _lines(path)]
+    ]
+
+
+def remains(token: str, runtime_dir: Path = RUNTIME_DIR) -> list[str]:
+    """What can still be found of a laboratory: namespaces, their folders, its ledger and its temporary
+    folder.
+    """
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    found = [line for line in listed.splitlines() if line.startswith(f"jv{token}")]
+    found += map(str, NETNS_ETC.glob(f"jv{token}*"))
+    found += map(str, runtime_dir.glob(f"{token}*"))
+    return found + list(map(str, Path(tempfile.gettempdir()).glob(f"jvlab-{token}-*")))
 
 
 def _sweep_one(path: Path) -> bool:

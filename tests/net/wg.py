@@ -227,6 +227,35 @@ class WgDevice:
         self._proc = None
 
 
+class WgQuick:
+    """A stock client from a wg-quick file: `wg-quick up` with wireguard-go below it, default route and
+    all.
+    """
+
+    def __init__(self, lab: Lab, namespace: Namespace, text: str) -> None:
+        self.namespace = namespace
+        self.interface = f"wq{secrets.token_hex(4)}"
+        self._file = lab.tmp / f"{self.interface}.conf"
+        self._file.touch(mode=0o600)
+        self._file.write_text(text)
+        # wg-quick detaches wireguard-go, which then goes with its namespace; its socket would not.
+        lab.remove_later(SOCKETS / f"{self.interface}.sock")
+
+    def start(self) -> Self:
+        """`wg-quick up`."""
+        env = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+        self.namespace.run(["wg-quick", "up", str(self._file)], env=env)
+        return self
+
+    def stop(self) -> None:
+        """`wg-quick down`."""
+        self.namespace.run(["wg-quick", "down", str(self._file)])
+
+    def show(self) -> str:
+        """`wg show`."""
+        return self.namespace.run(["wg", "show", self.interface]).stdout
+
+
 def _peer_state(fields: Sequence[str]) -> PeerState:
     key, _psk, endpoint, allowed, handshake, rx, tx, keepalive = fields
     return PeerState(

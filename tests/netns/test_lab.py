@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from tests.net.lab import REPO, Lab, LabError, Link, Namespace, missing_requirements
-from tests.net.ledger import NETNS_ETC, RUNTIME_DIR
+from tests.net.ledger import remains
 from tests.net.relay import Relay
 from tests.net.traffic import (
     MEGABYTE,
@@ -63,15 +63,6 @@ def net() -> Iterator[Triangle]:
         for via in ("10.2.0.1", "fd02::1"):
             server.add_route("default", via=via)
         yield Triangle(lab, client, router, server, near, far)
-
-
-def leftovers(token: str) -> list[str]:
-    """What can still be found of a laboratory."""
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    found = [line for line in listed.splitlines() if line.startswith(f"jv{token}")]
-    found += [str(path) for path in NETNS_ETC.glob(f"jv{token}*")]
-    found += [str(path) for path in RUNTIME_DIR.glob(f"{token}*")]
-    return found + [str(path) for path in Path("/tmp").glob(f"jvlab-{token}-*")]
 
 
 def processes(marker: str) -> list[int]:
@@ -196,7 +187,7 @@ def test_nothing_is_left_after_an_exception_or_a_signal(how: str) -> None:
         _, stderr = owner.communicate(timeout=15)
     assert owner.returncode != 0
     assert ("on purpose" in stderr) == (how == "raise")
-    assert leftovers(token) == []
+    assert remains(token) == []
     assert processes(marker) == []
 
 
@@ -206,14 +197,14 @@ def test_leftovers_of_a_killed_owner_go_with_the_next_start() -> None:
     with owner:
         owner.kill()
         owner.communicate(timeout=15)
-    assert len(leftovers(token)) == 6
+    assert len(remains(token)) == 6
     assert len(processes(marker)) == 3
     with Lab() as other:
         other.namespace("x")
-        assert leftovers(token) == []
+        assert remains(token) == []
         assert processes(marker) == []
         with Lab():
-            assert len(leftovers(other.token)) == 4
+            assert len(remains(other.token)) == 4
 
 
 # --- the stock peers --------------------------------------------------------------------------------------------

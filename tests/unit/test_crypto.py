@@ -286,6 +286,64 @@ def test_constant_time_equal() -> None:
     assert not crypto.constant_time_equal(b"same", b"sam")
 
 
+# --- Ed25519: RFC 8032 ---------------------------------------------------------------------------------------------
+
+# §7.1, TEST 1 to 3: secret key, public key, message, signature.
+ED25519_VECTORS = (
+    (
+        "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60",
+        "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a",
+        "",
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46b"
+        "d25bf5f0595bbe24655141438e7a100b",
+    ),
+    (
+        "4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb",
+        "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c",
+        "72",
+        "92a009a9f0d4cab8720e820b5f642540a2b27b5416503f8fb3762223ebdb69da085ac1e43e15996e458f3613d0f11d8c"
+        "387b2eaeb4302aeeb00d291612bb0c00",
+    ),
+    (
+        "c5aa8df43f9f837bedb7442f31dcb7b166d38535076f094b85ce3a2e0b4458f7",
+        "fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025",
+        "af82",
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac18ff9b538d16f290ae67f760984dc659"
+        "4a7c15e9716ed28dc027beceea1ec40a",
+    ),
+)
+
+
+@pytest.mark.parametrize("vector", ED25519_VECTORS, ids=["TEST 1", "TEST 2", "TEST 3"])
+def test_ed25519_published(vector: tuple[str, str, str, str]) -> None:
+    seed, public, message, signature = map(bytes.fromhex, vector)
+    made, secret = crypto.ed25519_seed_keypair(seed)
+    assert made == public
+    assert crypto.ed25519_sign(secret, message) == signature
+    crypto.ed25519_verify(public, message, signature)
+
+
+@given(KEYS, DATA, st.integers(0, 511))
+def test_ed25519_one_flipped_bit_is_refused(seed: bytes, message: bytes, bit: int) -> None:
+    public, secret = crypto.ed25519_seed_keypair(seed)
+    forged = bytearray(crypto.ed25519_sign(secret, message))
+    forged[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(AuthError):
+        crypto.ed25519_verify(public, message, bytes(forged))
+    with pytest.raises(AuthError):
+        crypto.ed25519_verify(public, message + b"x", crypto.ed25519_sign(secret, message))
+
+
+def test_ed25519_sizes() -> None:
+    public, secret = crypto.ed25519_seed_keypair(bytes(32))
+    with pytest.raises(CryptoError, match="seed has 31"):
+        crypto.ed25519_seed_keypair(bytes(31))
+    with pytest.raises(CryptoError, match="secret key has 32"):
+        crypto.ed25519_sign(secret[:32], b"")
+    with pytest.raises(CryptoError, match="signature has 63"):
+        crypto.ed25519_verify(public, b"", bytes(63))
+
+
 # --- the library ---------------------------------------------------------------------------------------------------
 
 

@@ -35,8 +35,7 @@ JV_API bool jv_aead_available(unsigned suite);
 /* 0 for a number that is no suite. */
 JV_API size_t jv_aead_key_bytes(unsigned suite);
 JV_API size_t jv_aead_tag_bytes(unsigned suite);
-/* "chacha20-poly1305", "aes-256-gcm", "aegis-128l": the names of protocol and key derivation; NULL if none.
- */
+/* "chacha20-poly1305", "aes-256-gcm", "aegis-128l", as key derivation knows them; NULL if none. */
 JV_API const char *jv_aead_name(unsigned suite);
 
 /* len = JV_AEAD_KEY_MAX, whatever the suite: AEGIS-128L takes the first 16 bytes of the derived key.

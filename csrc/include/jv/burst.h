@@ -28,8 +28,7 @@
  * AF_INET6 with IPV6_V6ONLY: addresses are never mapped. */
 JV_API int jv_udp_prepare(int fd, unsigned wanted) JV_WARN_UNUSED;
 
-/* --- receiving
- * ----------------------------------------------------------------------------------------------- */
+/* --- receiving --- */
 
 struct jv_msg {
     uint8_t *data; /* the burst's memory, valid until the next recv; 64-byte aligned, writable */
@@ -52,8 +51,7 @@ JV_API int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket,
                          struct jv_counters *ctr) JV_NONNULL JV_WARN_UNUSED;
 JV_API struct jv_msg *jv_burst_msgs(struct jv_burst *b) JV_NONNULL;
 
-/* --- sending
- * ------------------------------------------------------------------------------------------------- */
+/* --- sending --- */
 
 /* In: */
 #define JV_TRAIN_NO_GSO 1u /* UDP_SEGMENT failed to this destination before */

@@ -93,7 +93,9 @@ JV_API int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes) JV
 JV_API int jv_engine_add_session(struct jv_engine *e, uint32_t *slot) JV_WARN_UNUSED;
 JV_API int jv_engine_remove_session(struct jv_engine *e, uint32_t slot);
 JV_API int jv_engine_new_index(struct jv_engine *e, uint32_t slot, uint32_t *index) JV_WARN_UNUSED;
-JV_API int jv_engine_slot_of(struct jv_engine *e, uint32_t index, uint32_t *slot) JV_WARN_UNUSED;
+/* slots[i] = the session that indices[i] names, or JV_SESSION_NONE; returns how many name one. */
+JV_API size_t jv_engine_slots_of(const struct jv_engine *e, const uint32_t *indices, size_t n,
+                                 uint32_t *slots);
 JV_API int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *keys,
                              uint64_t now_ns) JV_WARN_UNUSED;
 JV_API int jv_engine_erase_keys(struct jv_engine *e, uint32_t slot);

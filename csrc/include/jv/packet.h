@@ -28,8 +28,7 @@ struct jv_ip {
 JV_API int jv_ip_parse(const uint8_t *p, size_t len, struct jv_ip *out) JV_NONNULL JV_WARN_UNUSED;
 
 /* RFC 1071. sum: running 32-bit accumulator, 0 at first; jv_checksum_fold gives the 16-bit value as it lies
- * in the header (network order kept, so it is stored with memcpy). Pieces but the last have an even length.
- */
+ * in the header (network order kept, so it is stored with memcpy). Pieces but the last are of even length. */
 JV_API uint32_t jv_checksum_add(uint32_t sum, const void *data, size_t len) JV_NONNULL JV_PURE;
 JV_API uint16_t jv_checksum_fold(uint32_t sum) __attribute__((const));
 /* The pseudo-header of RFC 793 / RFC 8200 §8.1 for a transport segment of `bytes`. */

@@ -45,8 +45,7 @@ JV_API void jv_wheel_arm(struct jv_wheel *w, struct jv_timer *t, uint64_t deadli
 JV_API void jv_wheel_disarm(struct jv_wheel *w, struct jv_timer *t) JV_NONNULL;
 
 /* Fires what is due, touching at most `max` timers (a timer moved down a level counts as one), so that a
- * crowd cannot stall the loop. Returns how many fired. More is due when jv_wheel_next_deadline() <= now_ns.
- */
+ * crowd cannot stall the loop. Returns how many fired. More is due if jv_wheel_next_deadline() <= now_ns. */
 JV_API uint32_t jv_wheel_advance(struct jv_wheel *w, uint64_t now_ns, uint32_t max, jv_wheel_fire fire,
                                  void *ctx) __attribute__((nonnull(1, 4)));
 

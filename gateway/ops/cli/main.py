@@ -102,7 +102,7 @@ def _usage_hint(error: click.UsageError) -> list[str]:
 
 
 @click.group(
-    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    "jvpn", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="jvpn", message="%(prog)s %(version)s")
 def cli() -> None:

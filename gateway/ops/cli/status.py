@@ -96,7 +96,7 @@ def _head(document: Mapping[str, Any]) -> str:
         ("interface", str(document.get("interface", ""))),
         ("public key", str(document.get("public_key", ""))),
         ("listening", ", ".join(document.get("listen", ()))),
-        ("up since", output.age(document.get("uptime_s")) if "uptime_s" in document else ""),
+        ("uptime", output.age(document.get("uptime_s")) if "uptime_s" in document else ""),
         ("libsodium", str(sodium.get("version", ""))),
         ("offloads", _flags(offloads)),
     ]

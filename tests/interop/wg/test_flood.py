@@ -86,7 +86,6 @@ class Flood(threading.Thread):
 def flooding(tunnel: Tunnel, rate_per_s: float) -> Iterator[Flood]:
     """A flood of the tunnel's server, from addresses that live on the router."""
     tunnel.site.router.add_address("lo", "10.2.9.1/24")
-    tunnel.site.router.run(["ip", "route", "add", "local", "10.2.9.0/24", "dev", "lo"])
     tunnel.site.server.add_route("10.2.9.0/24", via="10.2.0.1")
     flood = Flood(tunnel, rate_per_s)
     flood.start()
@@ -106,7 +105,7 @@ def test_our_gateway_asks_a_stock_client_for_a_cookie_and_serves_it(make_tunnel:
         tunnel.client.start()
         # First try: a cookie. The retry, 5 s later, carries it in mac2.
         assert wait_reachable(tunnel.site.client, SERVER[0], timeout_s=15) < 12
-        assert "Received cookie response" in tunnel.client.proc.output
+        assert "Receiving cookie response" in tunnel.client.proc.output
         assert ping(tunnel.site.client, SERVER[1], count=10).ok
     assert flood.other_replies == 0
     assert flood.cookie_replies < flood.sent
@@ -123,8 +122,8 @@ def test_an_established_session_does_not_feel_the_flood(make_tunnel: MakeTunnel)
 
 
 def test_our_client_answers_a_stock_servers_cookie(make_tunnel: MakeTunnel) -> None:
-    """wireguard-go takes 1,024 waiting handshakes for load: the relay injects bursts of them, then our
-    client knocks.
+    """wireguard-go takes 128 waiting handshakes for load: the relay injects bursts, then our client
+    knocks.
     """
     tunnel = make_tunnel(("jvpn", "wg"), through_relay=True)
     tunnel.server.start()
@@ -133,7 +132,9 @@ def test_our_client_answers_a_stock_servers_cookie(make_tunnel: MakeTunnel) -> N
     source = "10.2.0.1"
 
     def flood() -> None:
-        while not stop.is_set():
+        # It stays "under load" for a second after a burst; between bursts its queue has room for honest
+        # peers.
+        while not stop.wait(0.3):
             relay.inject("up", forged, count=3000, source=source)
 
     thread = threading.Thread(target=flood, daemon=True)

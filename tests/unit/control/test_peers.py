@@ -256,7 +256,7 @@ def test_a_failed_write_leaves_everything_as_it_was(tmp_path: Path, monkeypatch:
     [
         ("[[peer]]\nname = 'x'\n", r"peers\.toml:1: peer\[0\]\.public_key: is missing"),
         ("[gateway]\n", r"peers\.toml:1: gateway: unknown key"),
-        ("[assigned]\nx = ['10.0.0.1']\n", r"peers\.toml:2: assigned\.\"x\": not a WireGuard key"),
+        ("[assigned]\nx = ['10.0.0.1']\n", r"peers\.toml:2: assigned\.x: not a WireGuard key"),
         ("nonsense", r"peers\.toml:1: not valid TOML"),
     ],
 )
@@ -286,6 +286,27 @@ def test_documents_show_no_secret_unless_asked(tmp_path: Path) -> None:
     }
     with_nat = book(tmp_path, "[nat]\nenabled = true\n")
     assert with_nat.peer_document("phone")["gateway"]["routes"] == ["0.0.0.0/0", "::/0"]
+
+
+def test_what_another_writer_did_reaches_the_data_plane(tmp_path: Path) -> None:
+    installed: dict[str, Peer] = {}
+    peers, other = book(tmp_path, peer(9)), book(tmp_path, peer(9))
+    commands = peer_commands(
+        peers, lambda new: installed.update({new.name: new}), lambda gone: installed.pop(gone.name)
+    )
+    other.add({"name": "a", "public_key": public(3)})
+    commands["peer.list"]({})
+    assert list(installed) == ["a"]
+    other.remove("a")
+    changed = other.add({"name": "a", "public_key": public(4)})
+    other.add({"name": "b", "public_key": public(5)})
+    commands["peer.add"]({"name": "c", "public_key": public(6)})
+    assert installed["a"] == changed
+    assert sorted(installed) == ["a", "b", "c"]
+    assert other.sync()[1] == []
+    assert peers.sync() == ([], [])
+    commands["peer.remove"]({"name": "a"})
+    assert sorted(installed) == ["b", "c"]
 
 
 def test_handlers_tell_the_data_plane_and_undo_what_it_refuses(tmp_path: Path) -> None:

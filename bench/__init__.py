@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Demonstration and measurements: demo (what it does), micro (what each part costs)."""
