@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two pumps over a real TUN device and loopback UDP, bursts of 64 packets, in a network namespace of their own.
 
-    kernel UDP socket -> route -> TUN -> pump_tun -> seal -> loopback UDP          (outwards)
-    sealed datagrams on loopback UDP -> pump_udp -> open -> TUN -> kernel          (inwards)
+kernel UDP socket -> route -> TUN -> pump_tun -> seal -> loopback UDP          (outwards)
+sealed datagrams on loopback UDP -> pump_udp -> open -> TUN -> kernel          (inwards)
 """
 
 from __future__ import annotations
@@ -45,14 +45,23 @@ class Bed:
 
 def _end(name: str, own: str, other: str) -> tuple[Engine, int, socket.socket]:
     engine = Engine(
-        sessions=4, prefixes=4, window_bits=8192, index_seed=secrets.token_bytes(32), limits=Timers(), now_ns=NOW_NS
+        sessions=4,
+        prefixes=4,
+        window_bits=8192,
+        index_seed=secrets.token_bytes(32),
+        limits=Timers(),
+        now_ns=NOW_NS,
     )
     sock = open_udp("127.0.0.1", 0)
     socket_id = engine.add_socket(sock.fileno())
     tun = open_tun(name)
     engine.set_tun(tun.fd, 1420)
-    for command in (f"addr add {own}/32 dev {name}", f"link set {name} mtu 1420 up", f"route add {other}/32 dev {name}"):
-        subprocess.run(["ip", *command.split()], check=True)
+    for command in (
+        "addr add {own}/32 dev {name}",
+        "link set {name} mtu 1420 up",
+        "route add {other}/32 dev {name}",
+    ):
+        subprocess.run(["ip", *command.format(own=own, other=other, name=name).split()], check=True)
     engine.add_route(ip_network(f"{other}/32"), engine.add_session())
     return engine, socket_id, sock
 

@@ -18,7 +18,12 @@ BURST = 1024
 @pytest.mark.parametrize("sessions", [1_000, 100_000])
 def test_session_lookup(benchmark: BenchmarkFixture, sessions: int) -> None:
     engine = Engine(
-        sessions=sessions, prefixes=16, window_bits=2048, index_seed=bytes(range(32)), limits=Timers(), now_ns=1
+        sessions=sessions,
+        prefixes=16,
+        window_bits=2048,
+        index_seed=bytes(range(32)),
+        limits=Timers(),
+        now_ns=1,
     )
     indices = [engine.new_index(engine.add_session()) for _ in range(sessions)]
     burst = array("I", random.Random(1).choices(indices, k=BURST))

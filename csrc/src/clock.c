@@ -13,6 +13,7 @@ void jv_clock_arm(struct jv_engine *e, struct jv_session *s) {
     uint64_t at = sooner(s->due.keepalive_ns, s->due.silent_ns);
     at = sooner(at, s->due.persistent_ns);
     at = sooner(at, s->due.erase_ns);
+    at = sooner(at, s->due.paths_ns);
     if (at && (!jv_timer_armed(&s->timer) || at < s->timer.deadline_ns))
         jv_wheel_arm(&e->wheel, &s->timer, at);
 }
@@ -63,7 +64,7 @@ static void erase_due(struct jv_engine *e, struct jv_session *s) {
     s->due.erase_ns = 0;
     jv_session_erase(s);
     jv_stage_drop(&e->stage, s, &e->counters);
-    jv_engine_emit(e, s, JV_EVENT_ERASED, 0, NULL, 0);
+    (void)jv_engine_report(e, s, (struct jv_event){.kind = JV_EVENT_ERASED}, NULL, 0);
 }
 
 static void fire(struct jv_engine *e, struct jv_session *s) {
@@ -80,6 +81,8 @@ static void fire(struct jv_engine *e, struct jv_session *s) {
     }
     if (s->due.erase_ns && s->due.erase_ns <= now_ns)
         erase_due(e, s);
+    if (s->due.paths_ns && s->due.paths_ns <= now_ns)
+        jv_paths_run(e, s);
     jv_clock_arm(e, s);
 }
 

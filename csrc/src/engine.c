@@ -4,6 +4,7 @@
 #include "engine_internal.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <stdlib.h>
 
 static int open_parts(struct jv_engine *e, const struct jv_engine_config *config) {
@@ -13,7 +14,9 @@ static int open_parts(struct jv_engine *e, const struct jv_engine_config *config
     e->sender = jv_sender_new(JV_UDP_GSO);
     e->handshakes = jv_ring_new(JV_RING_HANDSHAKE_BYTES);
     e->events = jv_ring_new(JV_RING_EVENT_BYTES);
-    return e->table && e->routes && e->burst && e->sender && e->handshakes && e->events ? 0 : -1;
+    e->controls = jv_ring_new(JV_RING_CONTROL_BYTES);
+    return e->table && e->routes && e->burst && e->sender && e->handshakes && e->events && e->controls ? 0
+                                                                                                       : -1;
 }
 
 struct jv_engine *jv_engine_new(const struct jv_engine_config *config, uint64_t now_ns) {
@@ -26,6 +29,9 @@ struct jv_engine *jv_engine_new(const struct jv_engine_config *config, uint64_t 
         return NULL;
     e->limits = config->limits;
     e->tun_fd = -1;
+    e->client = config->client;
+    e->probe_budget = JV_PROBE_BUDGET;
+    randombytes_buf(e->hash_key, sizeof e->hash_key);
     for (int i = 0; i < JV_SOCKETS_MAX; i++)
         e->sockets[i].fd = -1;
     jv_wheel_init(&e->wheel, now_ns);
@@ -47,6 +53,7 @@ void jv_engine_free(struct jv_engine *e) {
     jv_sender_free(e->sender);
     jv_ring_free(e->handshakes);
     jv_ring_free(e->events);
+    jv_ring_free(e->controls);
     jv_stage_free(&e->stage);
     free(e->tx.arena);
     free(e);
@@ -145,6 +152,7 @@ int jv_engine_remove_session(struct jv_engine *e, uint32_t slot) {
         return -ENOENT;
     jv_wheel_disarm(&e->wheel, &s->timer);
     jv_stage_drop(&e->stage, s, &e->counters);
+    jv_paths_close(e, s);
     jv_table_remove(e->table, s);
     return 0;
 }
@@ -176,7 +184,7 @@ int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *
         return error;
     e->now_ns = now_ns;
     jv_clock_installed(e, s);
-    if (!keys->initiator)
+    if (!keys->initiator || keys->hold)
         return 0;
     /* The initiator's first message tells the responder that its keys work (whitepaper §5.4.6). */
     if (s->stage_count > 0)
@@ -186,12 +194,14 @@ int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *
     return 0;
 }
 
-int jv_engine_erase_keys(struct jv_engine *e, uint32_t slot) {
+int jv_engine_erase_keys(struct jv_engine *e, uint32_t slot, uint32_t keep_index) {
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
-    s->due.erase_ns = 0;
-    jv_session_erase(s);
+    jv_paths_close(e, s);
+    jv_session_keep_only(s, keep_index);
+    if (!s->current && !s->next)
+        s->due.erase_ns = 0;
     return 0;
 }
 
@@ -268,37 +278,39 @@ int jv_engine_remove_route(struct jv_engine *e, const struct jv_prefix *prefix, 
 /* --- events
  * --------------------------------------------------------------------------------------------------- */
 
-void jv_engine_emit(struct jv_engine *e, const struct jv_session *s, enum jv_event_kind kind, uint16_t reason,
-                    const struct jv_msg *msg, uint64_t value) {
-    struct jv_event *event = jv_ring_reserve(e->events, sizeof *event);
+bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv_event facts,
+                      const void *data, size_t len) {
+    struct jv_event *event = jv_ring_reserve(e->events, (uint32_t)(sizeof *event + len));
     if (!event) {
         jv_count(&e->counters, JV_CTR_DROP_RING_EVENT_FULL);
-        return;
+        return false;
     }
-    *event = (struct jv_event){.kind = (uint16_t)kind, .reason = reason, .slot = s->slot, .value = value};
-    if (msg) {
-        event->from = msg->from;
-        event->bytes = msg->segment_bytes;
-    }
-    jv_ring_commit(e->events, sizeof *event);
+    *event = facts;
+    event->slot = s->slot;
+    event->len = (uint16_t)len;
+    if (len > 0)
+        memcpy(event->data, data, len);
+    jv_ring_commit(e->events, (uint32_t)(sizeof *event + len));
+    return true;
 }
 
 void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_reason reason) {
     if (s->wanted)
         return;
-    const uint64_t lost = e->counters.n[JV_CTR_DROP_RING_EVENT_FULL];
-    jv_engine_emit(e, s, JV_EVENT_WANTED, (uint16_t)reason, NULL, 0);
-    s->wanted = lost == e->counters.n[JV_CTR_DROP_RING_EVENT_FULL]; /* else the next packet asks again */
+    const struct jv_event event = {.kind = JV_EVENT_WANTED, .reason = (uint16_t)reason};
+    s->wanted = jv_engine_report(e, s, event, NULL, 0); /* else the next packet asks again */
 }
 
 const struct jv_event *jv_engine_peek(struct jv_engine *e) {
+    struct jv_ring *const in_order[] = {e->events, e->controls, e->handshakes};
     uint32_t bytes;
-    e->peeked = e->events;
-    const struct jv_event *event = jv_ring_peek(e->events, &bytes);
-    if (event)
-        return event;
-    e->peeked = e->handshakes;
-    return jv_ring_peek(e->handshakes, &bytes);
+    for (size_t i = 0; i < JV_ARRAY_LEN(in_order); i++) {
+        const struct jv_event *event = jv_ring_peek(in_order[i], &bytes);
+        e->peeked = in_order[i];
+        if (event)
+            return event;
+    }
+    return NULL;
 }
 
 void jv_engine_consume(struct jv_engine *e) {

@@ -6,9 +6,12 @@
 #ifndef JV_ENGINE_INTERNAL_H
 #define JV_ENGINE_INTERNAL_H
 
+#include "jv/binding.h"
 #include "jv/burst.h"
 #include "jv/engine.h"
+#include "jv/frames.h"
 #include "jv/packet.h"
+#include "jv/path.h"
 #include "jv/ring.h"
 #include "jv/route.h"
 #include "jv/session.h"
@@ -17,6 +20,8 @@
 #define JV_HEADER_BYTES       16u
 #define JV_TAG_BYTES          16u
 #define JV_TYPE_TRANSPORT     4u
+#define JV_TYPE_JUMP          5u
+#define JV_SUITE_CONTROL      0u
 #define JV_MIN_DATAGRAM_BYTES 32u /* a keepalive; every other message is longer */
 
 #define JV_SOCKETS_MAX          16
@@ -28,7 +33,11 @@
 #define JV_STAGE_PER_SESSION    64u    /* one session may not take the pool */
 #define JV_RING_HANDSHAKE_BYTES 65536u /* some 250 initiations: 60 ms of Python's work */
 #define JV_RING_EVENT_BYTES     262144u
-#define JV_NOTICE_INTERVAL_NS   (JV_NS_PER_S / 10) /* session.md: new-address notices 10/s per session */
+#define JV_RING_CONTROL_BYTES   262144u
+#define JV_NOTICES_PER_S        10u /* session.md: new-address notices per session */
+#define JV_IDLE_AFTER_NS        (10 * JV_NS_PER_S)
+#define JV_IDLE_INTERVAL_MAX_NS (25 * JV_NS_PER_S)
+#define JV_PROBE_BUDGET         20000u /* liveness.probe_budget: 5 % of a core */
 #define JV_ICMP_INTERVAL_NS     (JV_NS_PER_S / 100)
 
 struct jv_socket {
@@ -69,8 +78,13 @@ struct jv_engine {
     struct jv_burst *burst;
     struct jv_sender *sender;
     struct jv_ring *handshakes; /* unauthenticated */
-    struct jv_ring *events;     /* authenticated */
+    struct jv_ring *events;     /* authenticated facts */
+    struct jv_ring *controls;   /* authenticated messages: a peer that floods them keeps no fact from us */
     uint32_t handshakes_waiting;
+    uint32_t idle_paths; /* of sessions without inner traffic for 10 s */
+    uint32_t probe_budget;
+    bool client;
+    uint8_t hash_key[16];
     struct jv_ring *peeked;        /* where the event handed out by peek came from */
     uint64_t now_ns;               /* of the pump or tick that runs */
     uint64_t icmp_ns;              /* last answer to an inner sender */
@@ -84,18 +98,81 @@ struct jv_engine {
     struct jv_stage stage;
     struct jv_socket sockets[JV_SOCKETS_MAX];
     struct jv_counters counters;
+    /* One outgoing control message: header, plaintext, tag. */
+    uint8_t control[JV_HEADER_BYTES + JV_FRAMES_PMTU_MAX + JV_TAG_BYTES];
+};
+
+/* A transport message that authenticated. */
+struct jv_arrival {
+    const struct jv_msg *msg;
+    struct jv_session *session;
+    struct jv_keypair *kp;
+    struct jv_path *path; /* whose address it came from, NULL = none of ours */
+    uint32_t bytes;       /* of the datagram */
+    uint8_t path_id;      /* that its header claims */
+    uint8_t type;         /* of the message, 4 or 5 */
+    bool newest;
 };
 
 /* engine.c */
 struct jv_socket *jv_engine_socket(struct jv_engine *e, int socket_id);
 void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_reason reason);
-void jv_engine_emit(struct jv_engine *e, const struct jv_session *s, enum jv_event_kind kind, uint16_t reason,
-                    const struct jv_msg *msg, uint64_t value);
+/* A fact about a session: its slot, len and data are filled in here. False when the ring was full. */
+bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv_event facts,
+                      const void *data, size_t len);
 
 /* The session that owns an inner address, or JV_ROUTE_NONE. */
 static inline uint32_t jv_engine_route(const struct jv_engine *e, uint8_t version, const uint8_t *address) {
     return version == 4 ? jv_route_lookup4(e->routes, address) : jv_route_lookup6(e->routes, address);
 }
+
+/* rx.c */
+struct jv_keypair *jv_rx_key(struct jv_engine *e, const uint8_t *datagram, struct jv_session **session);
+/* The path it came on, which counts it as arrived whatever the replay window says. */
+void jv_rx_arrived(struct jv_arrival *a);
+bool jv_rx_fresh(struct jv_engine *e, struct jv_replay *window, uint64_t counter);
+/* What a new authenticated message means for keys, addresses and timers. */
+void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data);
+void jv_rx_new_address(struct jv_engine *e, const struct jv_arrival *a, unsigned flags);
+
+/* control.c */
+void jv_control_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len);
+/* Plaintext that begins with the mark. */
+void jv_control_message(struct jv_engine *e, const struct jv_arrival *a, const uint8_t *plain, uint32_t len);
+/* Where the plaintext of the next control message goes. */
+static inline uint8_t *jv_control_plain(struct jv_engine *e) {
+    return e->control + JV_HEADER_BYTES;
+}
+/* Seals and sends it. path: whose figures count it, NULL = none. 0, or -EAGAIN when the socket refused. */
+int jv_control_send(struct jv_engine *e, struct jv_session *s, struct jv_keypair *kp, struct jv_path *path,
+                    const struct jv_endpoint *to, size_t len);
+/* The keypair control messages are sealed with, or NULL. */
+struct jv_keypair *jv_control_key(const struct jv_engine *e, const struct jv_session *s);
+
+/* probe.c */
+static inline size_t jv_control_datagram(size_t plain_bytes) {
+    return JV_HEADER_BYTES + plain_bytes + JV_TAG_BYTES;
+}
+void jv_paths_sent(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint64_t packets,
+                   uint64_t bytes, bool data);
+void jv_paths_active(struct jv_engine *e, struct jv_session *s);
+void jv_paths_run(struct jv_engine *e, struct jv_session *s);
+void jv_paths_arm(struct jv_engine *e, struct jv_session *s);
+/* The session is a stock one again, or none. */
+void jv_paths_close(struct jv_engine *e, struct jv_session *s);
+void jv_paths_uncount(struct jv_engine *e, struct jv_session *s);
+void jv_probe_answer(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe *probe);
+void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe_ack *ack);
+void jv_probe_binding(struct jv_engine *e, const struct jv_arrival *a, uint64_t epoch, uint8_t path_id);
+void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t datagram_bytes,
+                   struct jv_probe *out);
+
+/* pmtu.c */
+void jv_pmtu_run(struct jv_engine *e, struct jv_session *s);
+bool jv_pmtu_answered(struct jv_engine *e, const struct jv_arrival *a, uint64_t seq);
+
+/* extra.c: a train of `s` that went to its endpoint, once more to where it is duplicated or copied. */
+void jv_extra_train(struct jv_engine *e, struct jv_session *s, const struct jv_train *train);
 
 /* sink.c: packets for the TUN, written at the end of the burst. The data stays where it is until the flush.
  */
@@ -107,6 +184,10 @@ int jv_tx_init(struct jv_engine *e, uint32_t mtu_bytes) JV_WARN_UNUSED;
 void jv_tx_keepalive(struct jv_engine *e, struct jv_session *s);
 void jv_tx_staged(struct jv_engine *e, struct jv_session *s);
 void jv_tx_flush(struct jv_engine *e);
+bool jv_tx_usable(const struct jv_engine *e, const struct jv_keypair *kp);
+/* A message was sealed under kp: timers, totals, and whether it is time for a new key. */
+void jv_tx_sealed(struct jv_engine *e, struct jv_session *s, const struct jv_keypair *kp, uint64_t bytes,
+                  bool data);
 
 /* clock.c */
 void jv_clock_arm(struct jv_engine *e, struct jv_session *s);

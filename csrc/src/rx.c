@@ -8,18 +8,69 @@
 #include <errno.h>
 #include <string.h>
 
-static void on_new_address(struct jv_engine *e, struct jv_session *s, const struct jv_msg *msg, bool newest) {
-    if (e->now_ns - s->notice_ns < JV_NOTICE_INTERVAL_NS)
-        return;
-    s->notice_ns = e->now_ns;
-    jv_engine_emit(e, s, JV_EVENT_NOTICE, 0, msg, newest);
+static bool may_notice(struct jv_engine *e, struct jv_session *s) {
+    if (!s->notice_ns || e->now_ns - s->notice_ns >= JV_NS_PER_S) {
+        s->notice_ns = e->now_ns;
+        s->notices = 0;
+    }
+    if (s->notices < JV_NOTICES_PER_S) {
+        s->notices++;
+        return true;
+    }
+    jv_count(&e->counters, JV_CTR_NOTICE_LIMITED);
+    return false;
 }
 
-static void on_confirmed(struct jv_engine *e, struct jv_session *s, const struct jv_msg *msg) {
-    jv_session_confirm(s, e->now_ns);
-    jv_clock_installed(e, s);
-    jv_engine_emit(e, s, JV_EVENT_CONFIRMED, 0, msg, s->current->local_index);
-    jv_tx_staged(e, s);
+/* What comes from there is what may be sent there, three times over (protocol.md §4). */
+static void credit_visitor(struct jv_engine *e, const struct jv_arrival *a) {
+    struct jv_visitor *v = jv_visitor_take(a->session->paths, &a->msg->from, e->now_ns);
+    if (!v)
+        return;
+    v->heard_ns = e->now_ns;
+    v->rx_packets++;
+    v->rx_bytes += a->bytes;
+}
+
+void jv_rx_new_address(struct jv_engine *e, const struct jv_arrival *a, unsigned flags) {
+    struct jv_session *s = a->session;
+    if (s->paths && !e->client)
+        credit_visitor(e, a);
+    if (!may_notice(e, s))
+        return;
+    (void)jv_engine_report(e, s,
+                           (struct jv_event){.kind = JV_EVENT_NOTICE,
+                                             .path_id = a->path_id,
+                                             .flags = (uint8_t)flags,
+                                             .bytes = a->bytes,
+                                             .value = flags & JV_NOTICE_NEWEST,
+                                             .local_index = a->kp->local_index,
+                                             .from = a->msg->from},
+                           NULL, 0);
+}
+
+static void report_confirmed(struct jv_engine *e, const struct jv_arrival *a) {
+    (void)jv_engine_report(e, a->session,
+                           (struct jv_event){.kind = JV_EVENT_CONFIRMED,
+                                             .bytes = a->bytes,
+                                             .value = a->kp->local_index,
+                                             .local_index = a->kp->local_index,
+                                             .from = a->msg->from},
+                           NULL, 0);
+}
+
+/* The responder's keypair is proven. One that is held goes on waiting in next, unless nothing seals. */
+static void on_proven(struct jv_engine *e, const struct jv_arrival *a) {
+    struct jv_session *s = a->session;
+    const bool first = !a->kp->confirmed;
+    a->kp->confirmed = true;
+    if (!a->kp->hold || !jv_tx_usable(e, s->current)) {
+        jv_session_confirm(s, e->now_ns);
+        jv_clock_installed(e, s);
+    }
+    if (first)
+        report_confirmed(e, a);
+    if (s->current == a->kp)
+        jv_tx_staged(e, s);
 }
 
 /* The initiator renews a key that could expire before the next packet gives it another chance (§6.2). */
@@ -49,8 +100,7 @@ static void deliver(struct jv_engine *e, struct jv_session *s, uint8_t *packet, 
     jv_sink_add(e, packet, ip.total_bytes);
 }
 
-static struct jv_keypair *find_key(struct jv_engine *e, const uint8_t *datagram,
-                                   struct jv_session **session) {
+struct jv_keypair *jv_rx_key(struct jv_engine *e, const uint8_t *datagram, struct jv_session **session) {
     const uint32_t index = jv_get_le32(datagram + 4);
     struct jv_session *s = jv_table_by_index(e->table, index);
     if (!s) {
@@ -70,8 +120,8 @@ static struct jv_keypair *find_key(struct jv_engine *e, const uint8_t *datagram,
     return kp;
 }
 
-static bool fresh(struct jv_engine *e, struct jv_keypair *kp, uint64_t counter) {
-    switch (jv_replay_commit(&kp->window, counter)) {
+bool jv_rx_fresh(struct jv_engine *e, struct jv_replay *window, uint64_t counter) {
+    switch (jv_replay_commit(window, counter)) {
     case JV_REPLAY_OK:
         return true;
     case JV_REPLAY_SEEN:
@@ -83,41 +133,74 @@ static bool fresh(struct jv_engine *e, struct jv_keypair *kp, uint64_t counter) 
     }
 }
 
-static void rx_transport(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
-    struct jv_session *s;
-    if (len < JV_HEADER_BYTES + JV_TAG_BYTES) {
-        jv_count(&e->counters, JV_CTR_DROP_SHORT);
+void jv_rx_arrived(struct jv_arrival *a) {
+    struct jv_paths *p = a->session->paths;
+    a->path = p ? jv_paths_at(p, &a->msg->from) : NULL;
+    if (!a->path)
+        return;
+    a->path->rx_packets++;
+    a->path->rx_bytes += a->bytes;
+}
+
+/* A session with paths knows those; any other the one address it sends to. */
+static bool known_address(const struct jv_arrival *a) {
+    const struct jv_session *s = a->session;
+    if (s->paths && s->paths->used > 0)
+        return a->path != NULL;
+    return jv_endpoint_same_remote(&a->msg->from, &s->endpoint);
+}
+
+void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data) {
+    struct jv_session *s = a->session;
+    const bool was_next = a->kp == s->next;
+    if (was_next)
+        on_proven(e, a);
+    if (a->path)
+        jv_path_heard(a->path, e->now_ns);
+    else if (!known_address(a) && !(was_next && !s->paths))
+        jv_rx_new_address(e, a, a->newest ? JV_NOTICE_NEWEST : 0);
+    s->rx_packets++;
+    s->rx_bytes += a->bytes;
+    jv_clock_received(e, s, data);
+    if (rekey_on_receive(e, a->kp))
+        jv_engine_want(e, s, JV_WANTED_REKEY);
+}
+
+static void rx_inner(struct jv_engine *e, struct jv_arrival *a, uint8_t *inner, uint32_t len) {
+    struct jv_session *s = a->session;
+    if (len == 0) {
+        jv_count(&e->counters, JV_CTR_RX_KEEPALIVE);
         return;
     }
-    struct jv_keypair *kp = find_key(e, datagram, &s);
-    if (!kp)
+    if (inner[0] == JV_FRAMES_MARK) {
+        jv_control_message(e, a, inner, len);
+        return;
+    }
+    jv_count(&e->counters, JV_CTR_RX_DATA);
+    if (s->paths)
+        jv_paths_active(e, s);
+    deliver(e, s, inner, len);
+}
+
+static void rx_transport(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
+    struct jv_arrival a = {.msg = msg, .bytes = len, .type = JV_TYPE_TRANSPORT};
+    a.kp = jv_rx_key(e, datagram, &a.session);
+    if (!a.kp)
         return;
     const uint64_t counter = jv_get_le64(datagram + 8);
     uint8_t *inner = datagram + JV_HEADER_BYTES;
     if (counter >= e->limits.reject_after_messages ||
-        jv_aead_open(&kp->recv, counter, NULL, 0, inner, len - JV_HEADER_BYTES, inner) != 0) {
+        jv_aead_open(&a.kp->recv, counter, NULL, 0, inner, len - JV_HEADER_BYTES, inner) != 0) {
         jv_count(&e->counters, JV_CTR_DROP_AUTH);
         return;
     }
-    if (!fresh(e, kp, counter))
+    jv_rx_arrived(&a);
+    if (!jv_rx_fresh(e, &a.kp->window, counter))
         return;
-    const bool newest = counter == jv_replay_highest(&kp->window);
-    if (kp == s->next)
-        on_confirmed(e, s, msg);
-    else if (!jv_endpoint_same_remote(&msg->from, &s->endpoint))
-        on_new_address(e, s, msg, newest);
+    a.newest = counter == jv_replay_highest(&a.kp->window);
     const uint32_t inner_len = len - JV_HEADER_BYTES - JV_TAG_BYTES;
-    s->rx_packets++;
-    s->rx_bytes += len;
-    jv_clock_received(e, s, inner_len > 0);
-    if (rekey_on_receive(e, kp))
-        jv_engine_want(e, s, JV_WANTED_REKEY);
-    if (inner_len == 0) {
-        jv_count(&e->counters, JV_CTR_RX_KEEPALIVE);
-        return;
-    }
-    jv_count(&e->counters, JV_CTR_RX_DATA);
-    deliver(e, s, inner, inner_len);
+    jv_rx_accept(e, &a, inner_len > 0);
+    rx_inner(e, &a, inner, inner_len);
 }
 
 static void rx_handshake(struct jv_engine *e, const struct jv_msg *msg, const uint8_t *datagram,
@@ -146,6 +229,8 @@ static void rx_datagram(struct jv_engine *e, const struct jv_msg *msg, uint8_t *
     const uint32_t type = jv_get_le32(datagram); /* with the three reserved bytes, which are zero */
     if (type == JV_TYPE_TRANSPORT)
         rx_transport(e, msg, datagram, len);
+    else if ((type & 0xff) == JV_TYPE_JUMP)
+        jv_control_rx(e, msg, datagram, len);
     else if (type >= 1 && type <= 3 && len == handshake_bytes[type])
         rx_handshake(e, msg, datagram, len);
     else if (type >= 1 && type <= 3)

@@ -42,9 +42,17 @@ fail:
     return NULL;
 }
 
+static void control_free(struct jv_control *control) {
+    if (!control)
+        return;
+    sodium_memzero(control, sizeof *control);
+    free(control);
+}
+
 static void keypair_free(struct jv_keypair **kp) {
     if (!*kp)
         return;
+    control_free((*kp)->control);
     sodium_memzero(*kp, sizeof **kp); /* the bitmap behind it holds nothing secret */
     free(*kp);
     *kp = NULL;
@@ -53,8 +61,10 @@ static void keypair_free(struct jv_keypair **kp) {
 void jv_table_free(struct jv_table *t) {
     if (!t)
         return;
-    for (uint32_t slot = 0; slot < t->touched; slot++)
+    for (uint32_t slot = 0; slot < t->touched; slot++) {
         jv_session_erase(&t->rows[slot]);
+        free(t->rows[slot].paths);
+    }
     munmap(t->rows, (size_t)t->capacity * sizeof *t->rows);
     sodium_memzero(t, sizeof *t);
     free(t);
@@ -86,6 +96,8 @@ uint32_t jv_table_count(const struct jv_table *t) {
 
 void jv_table_remove(struct jv_table *t, struct jv_session *s) {
     jv_session_erase(s);
+    free(s->paths);
+    s->paths = NULL;
     s->used = false;
     s->next_free = t->free_head;
     t->free_head = s->slot;
@@ -117,12 +129,31 @@ struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index
     return NULL;
 }
 
+static int suite0(struct jv_aead_key *key, const uint8_t *bytes) {
+    return jv_aead_key_init(key, JV_SUITE_CHACHA20POLY1305, bytes, JV_AEAD_KEY_MAX);
+}
+
+static struct jv_control *control_new(const struct jv_keys *keys) {
+    struct jv_control *control = calloc(1, sizeof *control);
+    if (!control)
+        return NULL;
+    if (suite0(&control->send, keys->control_send) != 0 || suite0(&control->recv, keys->control_recv) != 0 ||
+        jv_replay_init(&control->window, control->words, JV_REPLAY_BITS_CONTROL) != 0) {
+        control_free(control);
+        return NULL;
+    }
+    return control;
+}
+
 static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const struct jv_keys *keys,
                         uint64_t now_ns) {
     kp->local_index = keys->local_index;
     kp->remote_index = keys->remote_index;
     kp->initiator = keys->initiator;
+    kp->hold = keys->hold && !keys->initiator;
     kp->birth_ns = now_ns;
+    if (keys->control_send && keys->control_recv && !(kp->control = control_new(keys)))
+        return -1;
     if (jv_aead_key_init(&kp->send, JV_SUITE_CHACHA20POLY1305, keys->send, JV_AEAD_KEY_MAX) != 0 ||
         jv_aead_key_init(&kp->recv, JV_SUITE_CHACHA20POLY1305, keys->recv, JV_AEAD_KEY_MAX) != 0)
         return -1;
@@ -185,4 +216,19 @@ void jv_session_erase(struct jv_session *s) {
     keypair_free(&s->current);
     keypair_free(&s->next);
     keypair_free(&s->previous);
+}
+
+static void wipe_unless(struct jv_keypair **kp, uint32_t index) {
+    if (*kp && (*kp)->local_index != index)
+        keypair_free(kp);
+}
+
+void jv_session_keep_only(struct jv_session *s, uint32_t index) {
+    wipe_unless(&s->current, index);
+    wipe_unless(&s->next, index);
+    wipe_unless(&s->previous, index);
+    if (!s->current && s->next && s->next->confirmed) {
+        s->current = s->next;
+        s->next = NULL;
+    }
 }

@@ -42,6 +42,15 @@ static void learn(struct jv_engine *e, uint32_t first, uint32_t n) {
     }
 }
 
+/* After their first sending, so that a copy never goes ahead of the packet. */
+static void send_extra(struct jv_engine *e) {
+    for (uint32_t i = 0; i < e->tx.trains; i++) {
+        struct jv_session *s = e->tx.owner[i];
+        if (s->paths && jv_unlikely(e->now_ns < s->paths->extra_until_ns))
+            jv_extra_train(e, s, &e->tx.train[i]);
+    }
+}
+
 void jv_tx_flush(struct jv_engine *e) {
     for (uint32_t first = 0, n; first < e->tx.trains; first += n) {
         const uint16_t id = e->tx.train[first].to->socket;
@@ -54,6 +63,7 @@ void jv_tx_flush(struct jv_engine *e) {
             jv_count_add(&e->counters, JV_CTR_DROP_NO_ENDPOINT, n);
         learn(e, first, n);
     }
+    send_extra(e);
     e->tx.trains = e->tx.used_bytes = 0;
 }
 
@@ -87,26 +97,45 @@ static void queue(struct jv_engine *e, struct jv_session *s, const uint8_t *data
     };
 }
 
-static bool usable(const struct jv_engine *e, const struct jv_keypair *kp) {
+/* Data and control count together (protocol.md §3). */
+static uint64_t sealed(const struct jv_keypair *kp) {
+    return kp->send_counter + (kp->control ? kp->control->send_counter : 0);
+}
+
+bool jv_tx_usable(const struct jv_engine *e, const struct jv_keypair *kp) {
     return kp && e->now_ns - kp->birth_ns < e->limits.reject_after_ns &&
-           kp->send_counter < e->limits.reject_after_messages;
+           sealed(kp) < e->limits.reject_after_messages;
 }
 
 static bool rekey_on_send(const struct jv_engine *e, const struct jv_keypair *kp) {
-    return kp->send_counter >= e->limits.rekey_after_messages ||
+    return sealed(kp) >= e->limits.rekey_after_messages ||
            (kp->initiator && e->now_ns - kp->birth_ns >= e->limits.rekey_after_ns);
 }
 
+static uint32_t path_mtu(const struct jv_engine *e, const struct jv_session *s) {
+    const uint32_t own = s->paths && s->paths->bound ? s->paths->bound->mtu_bytes : 0;
+    return own && own < e->mtu_bytes ? own : e->mtu_bytes;
+}
+
 /* Plaintext is padded to 16 bytes but never beyond the MTU (whitepaper §5.4.6). */
-static uint32_t padded(const struct jv_engine *e, uint32_t len) {
+static uint32_t padded(uint32_t mtu_bytes, uint32_t len) {
     const uint32_t full = (len + 15) & ~15u;
-    return full > e->mtu_bytes && len <= e->mtu_bytes ? e->mtu_bytes : full;
+    return full > mtu_bytes && len <= mtu_bytes ? mtu_bytes : full;
+}
+
+void jv_tx_sealed(struct jv_engine *e, struct jv_session *s, const struct jv_keypair *kp, uint64_t bytes,
+                  bool data) {
+    s->tx_packets++;
+    s->tx_bytes += bytes;
+    jv_clock_sent(e, s, data);
+    if (kp == s->current && rekey_on_send(e, kp))
+        jv_engine_want(e, s, JV_WANTED_REKEY);
 }
 
 /* Seals packet[0..len) where it stands and queues it. The counter is spent whatever happens next. */
 static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uint32_t len) {
     struct jv_keypair *kp = s->current;
-    const uint32_t full = padded(e, len);
+    const uint32_t full = padded(path_mtu(e, s), len);
     uint8_t *header = packet - JV_HEADER_BYTES;
     memset(packet + len, 0, full - len);
     jv_put_le32(header, JV_TYPE_TRANSPORT);
@@ -115,22 +144,26 @@ static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uin
     jv_aead_seal(&kp->send, kp->send_counter++, NULL, 0, packet, full, packet);
     const uint32_t bytes = JV_HEADER_BYTES + full + JV_TAG_BYTES;
     queue(e, s, header, bytes);
-    s->tx_packets++;
-    s->tx_bytes += bytes;
-    jv_clock_sent(e, s, len > 0);
-    if (rekey_on_send(e, kp))
-        jv_engine_want(e, s, JV_WANTED_REKEY);
+    if (s->paths && s->paths->bound)
+        jv_paths_sent(e, s, s->paths->bound, 1, bytes, len > 0);
+    jv_tx_sealed(e, s, kp, bytes, len > 0);
 }
 
 static bool ready(const struct jv_engine *e, const struct jv_session *s) {
-    return usable(e, s->current) && s->endpoint.remote.family != AF_UNSPEC;
+    return jv_tx_usable(e, s->current) && s->endpoint.remote.family != AF_UNSPEC;
+}
+
+/* Something waits: for a handshake, or only for the core to bind a path. */
+static void ask_for_key(struct jv_engine *e, struct jv_session *s) {
+    if (!s->paths || s->paths->used == 0 || !jv_tx_usable(e, s->current))
+        jv_engine_want(e, s, JV_WANTED_NO_KEY);
 }
 
 void jv_tx_keepalive(struct jv_engine *e, struct jv_session *s) {
     if (!e->tx.arena)
         return;
     if (!ready(e, s)) {
-        jv_engine_want(e, s, JV_WANTED_NO_KEY);
+        ask_for_key(e, s);
         return;
     }
     seal(e, s, next_packet(e), 0);
@@ -146,22 +179,32 @@ void jv_tx_staged(struct jv_engine *e, struct jv_session *s) {
     jv_tx_flush(e);
 }
 
-/* Tells the inner sender that nobody is there, as a router would; the answer goes back into the TUN. */
-static void unreachable(struct jv_engine *e, const struct jv_ip *ip, const uint8_t *packet) {
+/* Tells the inner sender why not, as a router would; the answer goes back into the TUN. */
+static void refuse(struct jv_engine *e, enum jv_icmp_kind kind, const struct jv_ip *ip, const uint8_t *packet,
+                   uint32_t mtu_bytes) {
     uint8_t reply[JV_ICMP_BYTES_MAX];
-    jv_count(&e->counters, JV_CTR_DROP_NO_ROUTE);
     if (e->now_ns - e->icmp_ns < JV_ICMP_INTERVAL_NS) {
         jv_count(&e->counters, JV_CTR_ICMP_LIMITED);
         return;
     }
     const uint8_t *source = ip->version == 4 ? e->inner4 : e->inner6;
-    const size_t n = jv_icmp_reply(JV_ICMP_HOST_UNREACH, packet, ip->total_bytes, source, 0, reply);
+    const size_t n = jv_icmp_reply(kind, packet, ip->total_bytes, source, mtu_bytes, reply);
     if (n == 0)
         return;
     e->icmp_ns = e->now_ns;
     jv_count(&e->counters, JV_CTR_ICMP_SENT);
     jv_sink_add(e, reply, (uint32_t)n);
     jv_sink_flush(e);
+}
+
+/* IPv4 without DF may be fragmented, and outside the tunnel it is (RFC 791 §2.3); IPv6 carries 1280 bytes
+ * whatever the link below does (RFC 8200 §5). */
+static bool fits(const struct jv_engine *e, const struct jv_session *s, const struct jv_ip *ip,
+                 const uint8_t *packet) {
+    const uint32_t mtu_bytes = path_mtu(e, s);
+    if (ip->total_bytes <= mtu_bytes)
+        return true;
+    return ip->version == 4 ? !(packet[6] & 0x40) : ip->total_bytes <= 1280;
 }
 
 static void tx_packet(struct jv_engine *e, uint8_t *packet, uint32_t len) {
@@ -172,7 +215,15 @@ static void tx_packet(struct jv_engine *e, uint8_t *packet, uint32_t len) {
     }
     struct jv_session *s = jv_table_get(e->table, jv_engine_route(e, ip.version, ip.dst));
     if (!s) {
-        unreachable(e, &ip, packet);
+        jv_count(&e->counters, JV_CTR_DROP_NO_ROUTE);
+        refuse(e, JV_ICMP_HOST_UNREACH, &ip, packet, 0);
+        return;
+    }
+    if (s->paths)
+        jv_paths_active(e, s);
+    if (!fits(e, s, &ip, packet)) {
+        jv_count(&e->counters, JV_CTR_DROP_MTU);
+        refuse(e, JV_ICMP_TOO_BIG, &ip, packet, path_mtu(e, s));
         return;
     }
     if (ready(e, s)) {
@@ -180,7 +231,7 @@ static void tx_packet(struct jv_engine *e, uint8_t *packet, uint32_t len) {
         return;
     }
     jv_stage_put(&e->stage, s, packet, ip.total_bytes, &e->counters);
-    jv_engine_want(e, s, JV_WANTED_NO_KEY);
+    ask_for_key(e, s);
 }
 
 int jv_engine_pump_tun(struct jv_engine *e, uint64_t now_ns) {

@@ -78,8 +78,10 @@ static void open_pair(struct end *a, struct end *b) {
     route(b, 1);
     CHECK(jv_engine_set_endpoint(a->engine, a->slot, &b->at, now_ns) == 0);
     CHECK(jv_engine_set_endpoint(b->engine, b->slot, &a->at, now_ns) == 0);
-    const struct jv_keys of_b = {key_ba, key_ab, b->index, a->index, false};
-    const struct jv_keys of_a = {key_ab, key_ba, a->index, b->index, true};
+    const struct jv_keys of_b = {
+        .send = key_ba, .recv = key_ab, .local_index = b->index, .remote_index = a->index};
+    const struct jv_keys of_a = {
+        .send = key_ab, .recv = key_ba, .local_index = a->index, .remote_index = b->index, .initiator = true};
     CHECK(jv_engine_install(b->engine, b->slot, &of_b, now_ns) == 0);
     CHECK(jv_engine_install(a->engine, a->slot, &of_a, now_ns) == 0);
 }

@@ -18,7 +18,11 @@ static struct jv_table *new_table(uint32_t capacity) {
 }
 
 static uint32_t install(struct jv_table *t, struct jv_session *s, bool initiator, uint64_t now_ns) {
-    struct jv_keys keys = {secret, secret, jv_session_new_index(t, s), 7, initiator};
+    struct jv_keys keys = {.send = secret,
+                           .recv = secret,
+                           .local_index = jv_session_new_index(t, s),
+                           .remote_index = 7,
+                           .initiator = initiator};
     CHECK(jv_session_install(t, s, &keys, now_ns) == 0);
     return keys.local_index;
 }

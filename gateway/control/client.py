@@ -9,27 +9,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import structlog
 
-from gateway.control import clock, config, ctlclient, daemon, statedir
+from gateway.control import clock, config, ctlclient, daemon, keysfile, statedir
+from gateway.control.clientkeeper import ClientKeeper, endpoint_of
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configmodel import Peer as PeerConfig
-from gateway.control.ctlsock import ControlServer
+from gateway.control.ctlsock import ControlServer, Handler
 from gateway.control.peers import Peer
+from gateway.control.records import Records
 from gateway.control.resolve import resolve_first
+from gateway.control.sessiondocs import SessionDocs
 from gateway.control.status import status_document
+from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
-from gateway.errors import DaemonUnreachable, JumpError, NotFound, TryLater
+from gateway.dataplane.engine import Engine
+from gateway.errors import (
+    DaemonUnreachable,
+    JumpError,
+    NotFound,
+    Refused,
+    TryLater,
+    UsageError,
+)
 from gateway.net.clientnet import ClientNetwork, ClientPlan
+from gateway.net.links import LinkWatch
+from gateway.net.linkstate import Snapshot
 from gateway.net.netlink import Netlink
 from gateway.net.tun import open_tun
-from gateway.net.udp import open_listen
 from gateway.net.undo import UndoJournal
 from gateway.noise.handshake import Identity
 
@@ -51,7 +66,7 @@ def disconnect(state_dir: Path, interface: str | None) -> int:
     path = statedir.control_socket(name)
     journal = UndoJournal(state_dir, name)
     with contextlib.suppress(DaemonUnreachable):
-        ctlclient.call(path, "stop")
+        _ask_to_stop(path, name)
         _wait_until_gone(journal, name)
         click.echo(f"{name}: disconnected")
         return 0
@@ -63,6 +78,13 @@ def disconnect(state_dir: Path, interface: str | None) -> int:
     for step in report.failed:
         click.echo(f"{name}: could not remove {step}")
     return 1 if report.failed else 0
+
+
+def _ask_to_stop(path: Path, name: str) -> None:
+    try:
+        ctlclient.call(path, "stop")
+    except UsageError:  # it does not know the command
+        raise Refused(f"{name} is a gateway; SIGTERM or Ctrl-C ends it") from None
 
 
 def _only_interface(state_dir: Path) -> str:
@@ -91,32 +113,43 @@ class Client:
         self._state_dir = state_dir
         self._log = log.bind(interface=loaded.interface)
         self._started_ns = clock.now_ns()
-        self._stamps = daemon.StampFile(state_dir, loaded.interface)
+        self._records: Records | None = None
+        self._keeper: ClientKeeper | None = None
+        self._watch: LinkWatch | None = None
         self._tunnel: Tunnel | None = None
         self._netlink: Netlink | None = None
         self._network: ClientNetwork | None = None
         self._control: ControlServer | None = None
-        # What each gateway's endpoints resolved to, and which is in use.
+        self._ready = False
+        # What each gateway's endpoints resolved to.
         self._addresses: dict[bytes, list[tuple[str, int]]] = {}
-        self._chosen: dict[bytes, int] = {}
+        # Slots of gateways whose silence was explained already.
+        self._silent: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, stopping: daemon.Stopping) -> None:
         """Bring the tunnel up; JumpError says what was refused."""
         for warning in self._config.warnings:
             self._log.warning("configuration", problem=warning)
-        statedir.ensure_dir(self._state_dir)
+        daemon.refuse_second(self._control_path(), self._config.interface)
+        records = Records(self._state_dir, self._config.interface, self._log)
+        self._records = records
         network = await self._prepare_host()
+        # From here on `jvpn disconnect` ends it, also while the gateway's name is not found.
+        await self._serve_control(stopping)
         await self._resolve_all()
         fwmark = await self._mark(network)
-        tunnel = self._open_tunnel(fwmark)
+        tunnel, keeper = self._open_tunnel(records)
         tunnel.on_failure = stopping.ask
-        await self._set_up_host(network, tunnel, fwmark)
+        await self._set_up_host(network, fwmark)
         tunnel.start()
+        snapshot = await self._watch_links(tunnel, keeper)
         for gateway in self._config.gateways:
-            self._add_gateway(tunnel, gateway)
-        await self._serve_control(tunnel, stopping)
-        self._log.info("client ready", listen=tunnel.local_addresses(), gateways=len(tunnel.peers))
+            self._add_gateway(tunnel, keeper, gateway, fwmark, snapshot)
+        self._add_session_commands(tunnel, keeper, records)
+        self._ready = True
+        paths = [str(path.candidate.key) for one in keeper.transports.values() for path in one.paths()]
+        self._log.info("client ready", paths=paths, gateways=len(tunnel.peers))
 
     async def stop(self) -> None:
         """Put everything back; what cannot be is logged and stays in the journal for `jvpn disconnect`."""
@@ -129,12 +162,17 @@ class Client:
             report = await self._network.down()
             for failure in report.failed:
                 self._log.error("not undone", step=failure)
+        if self._watch is not None:
+            await self._watch.stop()
+        if self._keeper is not None:
+            for transports in self._keeper.transports.values():
+                transports.close()
         if self._tunnel is not None:
-            with contextlib.suppress(JumpError, OSError):
-                self._stamps.save(self._tunnel.timestamps)
             self._tunnel.stop()
         if self._netlink is not None:
             await self._netlink.close()
+        if self._records is not None:
+            await asyncio.to_thread(self._records.close)
 
     # --- parts of the start -----------------------------------------------------------------------------------
 
@@ -163,23 +201,35 @@ class Client:
             return self._config.fwmark
         return await network.choose_mark()
 
-    def _open_tunnel(self, fwmark: int) -> Tunnel:
+    def _open_tunnel(self, records: Records) -> tuple[Tunnel, ClientKeeper]:
         settings = self._config
-        tunnel = Tunnel(Identity(settings.private_key), timers=settings.timers, timestamps=self._stamps.load())
-        self._tunnel = tunnel
-        port = settings.listen_port
-        tunnel.attach(
-            open_listen([f"0.0.0.0:{port}", f"[::]:{port}"], fwmark=fwmark),
-            open_tun(settings.interface),
-            settings.mtu,
+        made: list[ClientKeeper] = []
+
+        def make(engine: Engine) -> ClientKeeper:
+            limit = settings.transport.max_candidates
+            policy = replace(settings.policy, max_candidates=limit)
+            made.append(
+                ClientKeeper(engine, records.audit, policy, secrets.token_bytes, secrets.token_bytes(16))
+            )
+            return made[0]
+
+        tunnel = Tunnel(
+            Identity(settings.private_key),
+            timers=settings.timers,
+            timestamps=records.timestamps(),
+            keeper=make,
+            client=True,
         )
+        self._tunnel, self._keeper = tunnel, made[0]
+        tunnel.attach([], open_tun(settings.interface), settings.mtu)
         for address in settings.addresses:
             tunnel.engine.set_inner(address.ip)
+        records.follow(made[0].sessions)
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
-        return tunnel
+        return tunnel, made[0]
 
-    async def _set_up_host(self, network: ClientNetwork, tunnel: Tunnel, fwmark: int) -> None:
+    async def _set_up_host(self, network: ClientNetwork, fwmark: int) -> None:
         settings = self._config
         report = await network.up(
             ClientPlan(
@@ -197,8 +247,14 @@ class Client:
         for warning in report.warnings:
             self._log.warning("host", problem=warning)
 
-    async def _serve_control(self, tunnel: Tunnel, stopping: daemon.Stopping) -> None:
+    def _control_path(self) -> Path:
+        return self._config.control_socket or statedir.control_socket(self._config.interface)
+
+    async def _serve_control(self, stopping: daemon.Stopping) -> None:
         async def status(_args: dict[str, Any]) -> dict[str, Any]:
+            tunnel = self._tunnel
+            if tunnel is None or not self._ready:
+                raise TryLater(f"{self._config.interface} is starting: looking up its gateway's address")
             return status_document(
                 tunnel, role="client", interface=self._config.interface, started_ns=self._started_ns
             )
@@ -207,50 +263,133 @@ class Client:
             stopping.ask()
             return {"stopping": True}
 
-        path = self._config.control_socket or statedir.control_socket(self._config.interface)
-        self._control = ControlServer(path, {"status": status, "stop": stop}, on_error=self._handler_failed)
+        self._handlers: dict[str, Handler] = {"status": status, "stop": stop}
+        self._control = ControlServer(self._control_path(), self._handlers, on_error=self._handler_failed)
         await self._control.start()
+
+    def _add_session_commands(self, tunnel: Tunnel, keeper: ClientKeeper, records: Records) -> None:
+        docs = SessionDocs(
+            keeper.sessions,
+            records.audit,
+            records.journal,
+            interface=self._config.interface,
+            kick=tunnel.kick,
+        )
+        self._handlers.update(docs.handlers())
 
     def _handler_failed(self, command: str, error: BaseException) -> None:
         self._log.error("control command failed", command=command, error=repr(error))
 
     # --- gateways ---------------------------------------------------------------------------------------------
 
-    def _add_gateway(self, tunnel: Tunnel, gateway: GatewayPeer) -> None:
+    async def _watch_links(self, tunnel: Tunnel, keeper: ClientKeeper) -> Snapshot:
+        """Links, addresses and routes, live: what goes down there moves sessions within milliseconds."""
+        if self._netlink is None:
+            return Snapshot()
+
+        def changed(snapshot: Snapshot) -> None:
+            for peer in tunnel.peers:
+                if peer.slot in keeper.transports:
+                    self._update_transports(tunnel, keeper, peer, snapshot)
+            tunnel.kick()
+
+        self._watch = LinkWatch(self._netlink, changed)
+        return await self._watch.start()
+
+    def _add_gateway(
+        self, tunnel: Tunnel, keeper: ClientKeeper, gateway: GatewayPeer, fwmark: int, snapshot: Snapshot
+    ) -> None:
         """The first handshake starts at once, so that a wrong key shows now and not at the first packet."""
-        found = self._addresses.get(gateway.public_key, [])
         first = gateway.endpoints[0] if gateway.endpoints else None
-        peer = tunnel.peers.add(_as_peer(gateway, first), clock.now_ns())
-        if found:
-            self._use(tunnel, peer, 0)
-            tunnel.exchange.wanted(clock.now_ns(), peer)
+        now_ns = clock.now_ns()
+        peer = tunnel.peers.add(_as_peer(gateway, first), now_ns)
+        keeper.transports[peer.slot] = Transports(
+            tunnel.engine,
+            settings=self._config.transport,
+            emit=lambda one: keeper.transport_changed(clock.now_ns(), peer, one),
+            watch=tunnel.watch,
+            unwatch=tunnel.unwatch,
+            own_device=self._config.interface,
+            fwmark=fwmark,
+            listen_port=self._config.listen_port,
+        )
+        self._resume(tunnel, keeper, peer)
+        self._update_transports(tunnel, keeper, peer, snapshot)
+        if not keeper.transports[peer.slot].paths():
+            self._log.warning("no network device leads to the gateway yet; waiting for one")
         tunnel.kick()
 
-    def _use(self, tunnel: Tunnel, peer: Peer, choice: int) -> None:
-        """Send to one of the gateway's addresses; the kernel says whether this machine has that family."""
-        found = self._addresses[peer.config.public_key]
-        host, port = found[choice % len(found)]
-        self._chosen[peer.config.public_key] = choice % len(found)
-        tunnel.send_to(peer, host, port)
+    def _resume(self, tunnel: Tunnel, keeper: ClientKeeper, peer: Peer) -> None:
+        """A session that an earlier run of this client left inside its recovery window."""
+        saved = self._records.saved().get(peer.config.public_key) if self._records is not None else None
+        if saved is None or self._records is None:
+            return
+        policy = keeper.greeting.policy
+        live = self._records.resume(clock.now_ns(), keeper.sessions, peer, saved, policy)
+        if live is not None:
+            self._log.info("session resumed", session=live.core.session_id.hex())
+
+    def _update_transports(
+        self, tunnel: Tunnel, keeper: ClientKeeper, peer: Peer, snapshot: Snapshot
+    ) -> None:
+        transports = keeper.transports[peer.slot]
+        transports.update(clock.now_ns(), snapshot, self._addresses.get(peer.config.public_key, []))
+        live = keeper.sessions.of(peer.slot)
+        if live is not None:
+            keeper.refresh(live)
+        if tunnel.engine.endpoint(peer.slot) is None and not tunnel.has_key(peer):
+            self._aim(tunnel, keeper, peer)
+
+    def _aim(self, tunnel: Tunnel, keeper: ClientKeeper, peer: Peer) -> None:
+        """Without a key every path is tried in turn."""
+        path = keeper.next_path(clock.now_ns(), peer)
+        if path is not None:
+            now_ns = clock.now_ns()
+            tunnel.engine.set_endpoint(peer.slot, endpoint_of(path), now_ns)
+            tunnel.exchange.wanted(now_ns, peer)
 
     def _retried(self, peer: Peer) -> None:
-        """No answer and no key: the next address of the gateway; its name is looked up again meanwhile."""
-        tunnel = self._tunnel
-        if tunnel is None or not self._addresses.get(peer.config.public_key) or tunnel.has_key(peer):
+        """No answer and no key: the next path; the gateway's name is looked up again meanwhile."""
+        tunnel, keeper = self._tunnel, self._keeper
+        if tunnel is None or keeper is None or tunnel.has_key(peer):
             return
-        self._use(tunnel, peer, self._chosen[peer.config.public_key] + 1)
-        self._log.info("no answer yet", gateway=str(tunnel.engine.endpoint(peer.slot)))
-        task = asyncio.ensure_future(self._look_up_again(peer))
+        self._say_silence(tunnel, peer)
+        path = keeper.next_path(clock.now_ns(), peer)
+        if path is not None:
+            tunnel.engine.set_endpoint(peer.slot, endpoint_of(path), clock.now_ns())
+        task = asyncio.ensure_future(self._look_up_again(tunnel, keeper, peer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _look_up_again(self, peer: Peer) -> None:
+    def _say_silence(self, tunnel: Tunnel, peer: Peer) -> None:
+        """A gateway that does not know our key, or that we know by a wrong one, is silent too: say it once."""
+        tried = str(tunnel.engine.endpoint(peer.slot))
+        if peer.slot in self._silent:
+            self._log.info("still no answer", gateway=tried)
+            return
+        self._silent.add(peer.slot)
+        self._log.warning(
+            "no answer from the gateway, trying on",
+            gateway=tried,
+            check="does it run, does UDP reach it, is public_key its key, does it have this client as a peer",
+            our_public_key=keysfile.encode_key(self._config.public_key),
+        )
+
+    async def _look_up_again(self, tunnel: Tunnel, keeper: ClientKeeper, peer: Peer) -> None:
         gateway = next(g for g in self._config.gateways if g.public_key == peer.config.public_key)
         with contextlib.suppress(JumpError):
-            self._addresses[gateway.public_key] = await resolve_first(gateway.endpoints)
+            found = await resolve_first(gateway.endpoints)
+            known = self._addresses.get(gateway.public_key, [])
+            # An address that the name no longer has may still carry the session: the union counts.
+            self._addresses[gateway.public_key] = [*found, *(old for old in known if old not in found)][:8]
+            if self._watch is not None:
+                self._update_transports(tunnel, keeper, peer, self._watch.snapshot)
 
     def _completed(self, peer: Peer) -> None:
         if self._tunnel is not None:
+            self._silent.discard(peer.slot)
+            if self._records is not None:
+                self._records.stamp(peer, self._tunnel.timestamps)
             self._log.info("handshake completed", gateway=str(self._tunnel.engine.endpoint(peer.slot)))
 
 

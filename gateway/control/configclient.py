@@ -26,8 +26,10 @@ from gateway.control.configpeers import (
     read_public_key,
     read_secret,
 )
+from gateway.control.configpolicy import read_policy
 from gateway.control.configreport import Problems, decode, read_toml
 from gateway.control.configschema import DEFAULT_INTERFACE, ClientFile, ClientGatewayTable, ClientTable
+from gateway.control.configtransport import read_transport
 
 DEFAULT_KEY_FILE: Final = "client.key"
 
@@ -58,8 +60,10 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
             "client.listen_port", lambda n: configfields.bounded(n, 0, 65_535), table.listen_port, 0
         ),
         timers=read_timers(tables.keys, problems),
+        policy=read_policy(tables.policy, problems),
         control_socket=read_socket(tables.control.socket, problems),
         gateways=tuple(gateways.values()),
+        transport=read_transport(tables.transport, problems),
         warnings=tuple(problems.warnings),
     )
     check_gateways(gateways, config.public_key, problems)

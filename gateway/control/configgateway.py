@@ -14,6 +14,7 @@ from gateway.control import configfields, keysfile
 from gateway.control.configfields import Address, Interface, Network
 from gateway.control.configmodel import Dns, GatewayConfig
 from gateway.control.configpeers import NO_KEY, Origin, PeerIndex, read_carrier, read_peers, read_secret
+from gateway.control.configpolicy import read_policy
 from gateway.control.configreport import Problems, decode, read_toml
 from gateway.control.configschema import (
     DEFAULT_INTERFACE,
@@ -66,6 +67,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         forward_clients=tables.forward.clients,
         under_load_per_s=_under_load(tables.handshake.under_load_per_s, problems),
         timers=read_timers(tables.keys, problems),
+        policy=read_policy(tables.policy, problems),
         control_socket=read_socket(tables.control.socket, problems),
         peers=peers,
         warnings=tuple(problems.warnings),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from gateway.control.configfields import Address, Endpoint, Interface, Network
 from gateway.control.configschema import Protocol, Roaming
+from gateway.core.policy import Policy
+from gateway.net.devices import Settings as Transport
 from gateway.noise.timers import Timers
 
 
@@ -66,6 +68,7 @@ class GatewayConfig:
     forward_clients: bool
     under_load_per_s: int
     timers: Timers
+    policy: Policy
     control_socket: Path | None
     peers: tuple[Peer, ...]
     warnings: tuple[str, ...]
@@ -100,4 +103,6 @@ class ClientConfig:
     control_socket: Path | None
     gateways: tuple[GatewayPeer, ...]
     timers: Timers
+    policy: Policy
     warnings: tuple[str, ...]
+    transport: Transport = field(default_factory=Transport)

@@ -7,11 +7,12 @@ empty: some fields hold secrets.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 from gateway.constants import DEFAULT_MTU_BYTES, DEFAULT_PORT, UNDER_LOAD_HANDSHAKES_PER_S
+from gateway.net.devices import Priority
 
 Roaming = Literal["handshake", "wireguard", "never"]
 Protocol = Literal["auto", "jump", "wireguard"]
@@ -95,6 +96,7 @@ class GatewayFile(Table, frozen=True):
     forward: ForwardTable = ForwardTable()
     handshake: HandshakeTable = HandshakeTable()
     keys: KeysTable = KeysTable()
+    policy: dict[str, dict[str, Any]] = {}
     control: ControlTable = ControlTable()
     peer: list[PeerTable] = []
 
@@ -123,12 +125,33 @@ class ClientGatewayTable(Table, frozen=True):
     carrier: str = "udp"
 
 
+class DeviceTable(Table, frozen=True):
+    """How paths over devices of that name (a glob) rank."""
+
+    name: str = ""
+    priority: Priority = "primary"
+    metered: bool = False
+    cost: int = 0
+
+
+class TransportTable(Table, frozen=True):
+    """Which of the machine's devices carry the tunnel."""
+
+    allowed: list[str] = msgspec.field(default_factory=lambda: ["udp"])
+    max_candidates: int = 8
+    include: list[str] = []
+    exclude: list[str] = []
+    device: list[DeviceTable] = []
+
+
 class ClientFile(Table, frozen=True):
     """A client's file; its ``gateway`` tables are read apart, because one or several may stand there."""
 
     client: ClientTable = ClientTable()
     keys: KeysTable = KeysTable()
+    policy: dict[str, dict[str, Any]] = {}
     control: ControlTable = ControlTable()
+    transport: TransportTable = TransportTable()
 
 
 class PeersDocument(Table, frozen=True):

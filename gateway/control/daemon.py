@@ -15,14 +15,13 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-import click
 import structlog
 import uvloop
 
 from gateway import crypto
-from gateway.control import statedir
+from gateway.control import ctlclient, statedir
 from gateway.dataplane import aead
-from gateway.errors import JumpError
+from gateway.errors import JumpError, Refused
 from gateway.noise.timestamp import TimestampSource
 
 
@@ -63,8 +62,18 @@ def logger() -> structlog.stdlib.BoundLogger:
     return structlog.get_logger()  # type: ignore[no-any-return]
 
 
+def refuse_second(control_path: Path, interface: str) -> None:
+    """Before anything is touched: a second daemon must not take a running one's leftovers for dead ones."""
+    pid = ctlclient.owner_pid(control_path)
+    if pid:
+        raise Refused(f"interface {interface}: already running, pid {pid}")
+
+
 def run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
-    """Run a daemon until it is stopped; the exit status. Refuses a process with two libsodiums in it."""
+    """Run a daemon until it is stopped; the exit status. JumpError when its start was refused.
+
+    Refuses a process with two libsodiums in it.
+    """
     crypto.require_one_sodium(aead.sodium_path())
     return uvloop.run(_run(daemon, log))
 
@@ -76,9 +85,6 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
         loop.add_signal_handler(number, stopping.ask)
     try:
         await _until_stopped(daemon, stopping)
-    except JumpError as error:
-        click.echo(f"jvpn: {error}", err=True)
-        return error.exit_code
     finally:
         with contextlib.suppress(JumpError):
             await daemon.stop()

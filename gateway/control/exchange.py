@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handshakes between the data plane's events and the pure objects of `noise`: who is answered, retried, believed.
 
-Rule 1: a peer's endpoint changes here and nowhere else, by its roaming policy and only on authenticated evidence.
-Rule 2: a message that fails costs a counter. Nothing is logged or kept for somebody who has not authenticated.
+Rule 1: a message that fails costs a counter. Nothing is logged or kept for somebody who has not authenticated.
+Rule 2: what a completed handshake means (a session, a rekey, a move) is the keeper's to say: reception.py at the
+gateway, greeting.py at the client, roaming.py where there are no sessions.
 
 The clock, randomness and the loop belong to the tunnel; every method is told the time.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gateway import wire
 from gateway.constants import NS_PER_S
@@ -20,17 +21,63 @@ from gateway.control.peers import Peer, PeerTable
 from gateway.dataplane.engine import Endpoint, Engine, Event
 from gateway.errors import AuthError
 from gateway.noise.admission import Admission, Verdict
-from gateway.noise.handshake import Identity, read_static
+from gateway.noise.handshake import Identity, TransportKeys, read_static
 from gateway.noise.peer import Due, HandshakeRefused
 from gateway.noise.timers import Timers
 from gateway.noise.timestamp import TimestampSource
+from gateway.suites import Suite, traffic_key
 
-# Nobody gets more bytes than three times what came from his address before it is proven (RFC 9000 §8.1).
-_AMPLIFICATION: Final = 3
-# A new address of a stock peer is asked at most this often (protocol: stock roaming).
-_CANDIDATE_INTERVAL_NS: Final = 5 * NS_PER_S
+# A session that has lost every path asks once a second (session.md §7), not every 5 s; the answering side takes 50/s.
+SESSION_RETRY_NS: Final = NS_PER_S
 
 RandomBytes = Callable[[int], bytes]
+
+
+class Keeper(Protocol):
+    """Decides what handshakes mean for the peer: its session, and where it is."""
+
+    exchange: Exchange  # set by who makes both
+
+    def holds(self, peer: Peer) -> bool:
+        """Whether a keypair of our response waits for its HELLO before it seals (protocol.md §2, rekey)."""
+
+    def answered(self, now_ns: int, peer: Peer, keys: TransportKeys, source: Endpoint) -> None:
+        """Our response is about to leave; its keys wait for the first message under them."""
+
+    def initiated(self, now_ns: int, peer: Peer, keys: TransportKeys, source: Endpoint) -> None:
+        """Our initiation was answered; the keys are not installed yet, and installing them sends at once."""
+
+    def installed(self, now_ns: int, peer: Peer, keys: TransportKeys, source: Endpoint) -> None:
+        """The keys of our initiation are in use."""
+
+    def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
+        """The first message under the keys of our response (local index) has authenticated."""
+
+    def noticed(self, now_ns: int, peer: Peer, event: Event) -> None:
+        """An authenticated packet came from an address that is no path of the peer."""
+
+    def silent(self, now_ns: int, peer: Peer) -> None:
+        """Data went out and nothing authenticated came back for 15 s."""
+
+    def control(self, now_ns: int, peer: Peer, event: Event) -> None:
+        """An authenticated message of jump frames."""
+
+    def report(self, now_ns: int, peer: Peer, event: Event) -> None:
+        """What the data plane measured on a path."""
+
+    def timer_due(self, now_ns: int, most: int) -> None:
+        """Run what is due, bounded."""
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When `timer_due` has work."""
+
+
+def _control_keys(peer: Peer, keys: TransportKeys) -> tuple[bytes, bytes] | None:
+    """Keys of type 5 control, or None for a peer that may only speak WireGuard."""
+    if peer.config.protocol == "wireguard":
+        return None
+    return traffic_key(keys.send_key, Suite.CONTROL), traffic_key(keys.recv_key, Suite.CONTROL)
 
 
 class Exchange:
@@ -47,6 +94,7 @@ class Exchange:
         random_bytes: RandomBytes,
         unix_ns: Callable[[], int],
         timestamps: TimestampSource,
+        keeper: Keeper,
     ) -> None:
         self._engine = engine
         self._peers = peers
@@ -56,6 +104,7 @@ class Exchange:
         self._random = random_bytes
         self._unix_ns = unix_ns
         self._timestamps = timestamps
+        self.keeper = keeper
         self._queue: list[tuple[int, int, Peer]] = []
         self._order = 0
         self.counters: Counter[str] = Counter()
@@ -93,25 +142,30 @@ class Exchange:
             return
         received = opened.verify(peer.keys)
         response, keys = peer.started(self._timers).accept(
-            now_ns, received, local_index=self._engine.new_index(peer.slot), ephemeral_private=self._random(32)
+            now_ns,
+            received,
+            local_index=self._engine.new_index(peer.slot),
+            ephemeral_private=self._random(32),
         )
-        self._engine.install(peer.slot, keys, now_ns)
-        if peer.config.roaming == "wireguard":
-            self._move(now_ns, peer, source)
-        peer.answered_to = source
+        self._engine.install(peer.slot, keys, now_ns, _control_keys(peer, keys), self.keeper.holds(peer))
+        self.keeper.answered(now_ns, peer, keys, source)
         self._engine.send(source, response)
         self.counters["responses_sent"] += 1
 
     def _response(self, now_ns: int, message: bytes, source: Endpoint) -> None:
         peer = self._addressee(message)
-        if peer is None or peer.handshake is None or peer.handshake.pending_index != wire.receiver_index(message):
+        if (
+            peer is None
+            or peer.handshake is None
+            or peer.handshake.pending_index != wire.receiver_index(message)
+        ):
             self.counters["not_expected"] += 1
             return
         keys = peer.handshake.receive_response(now_ns, message)
-        if peer.config.roaming != "never":
-            self._move(now_ns, peer, source)
-        self._engine.install(peer.slot, keys, now_ns)
+        self.keeper.initiated(now_ns, peer, keys, source)
+        self._engine.install(peer.slot, keys, now_ns, _control_keys(peer, keys))
         self._completed(peer)
+        self.keeper.installed(now_ns, peer, keys, source)
 
     def _cookie(self, now_ns: int, message: bytes, source: Endpoint) -> None:
         peer = self._addressee(message)
@@ -129,7 +183,6 @@ class Exchange:
         if peer.handshake is not None:
             peer.handshake.cancel()  # of two that crossed one is enough
         peer.wanted = False
-        peer.candidate = None
         peer.deadline_ns = None
         self.on_complete(peer)
 
@@ -146,42 +199,17 @@ class Exchange:
         else:
             self._arm(peer, now_ns + self._timers.rekey_timeout_ns)
 
-    def confirmed(self, now_ns: int, peer: Peer, source: Endpoint) -> None:
-        """The first packet under the keys of our response: the peer is where that response went (§5.4.6)."""
-        unbound = self._engine.endpoint(peer.slot) is None
-        at_answered = peer.answered_to is not None and peer.answered_to.same_remote(source)
-        if unbound or (peer.config.roaming == "handshake" and at_answered) or peer.config.roaming == "wireguard":
-            self._move(now_ns, peer, source)
+    def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
+        """The first packet under the keys of our response: the peer has them too (§5.4.6)."""
         self._completed(peer)
+        self.keeper.confirmed(now_ns, peer, index, source)
 
-    def noticed(self, now_ns: int, peer: Peer, event: Event) -> None:
-        """An authenticated packet came from an address that is not the peer's endpoint."""
-        if peer.config.roaming == "wireguard":
-            if event.value:
-                self._move(now_ns, peer, event.source)
-        elif peer.config.roaming == "handshake":
-            self._probe(now_ns, peer, event)
-
-    def _probe(self, now_ns: int, peer: Peer, event: Event) -> None:
-        """Ask the new address for a handshake, within the budget of what came from it."""
-        if peer.candidate is None or not peer.candidate.same_remote(event.source):
-            peer.candidate, peer.candidate_bytes = event.source, 0
-        peer.candidate_bytes += event.size_bytes
-        due = peer.probing_ns is None or now_ns - peer.probing_ns >= _CANDIDATE_INTERVAL_NS
-        if not due or peer.candidate_bytes * _AMPLIFICATION < wire.INITIATION_BYTES:
-            return
-        if peer.started(self._timers).may_initiate(now_ns):
-            peer.probing_ns, peer.candidate_bytes = now_ns, 0
-            self.counters["candidates_asked"] += 1
-            self._send_initiation(now_ns, peer, event.source)
-
-    def _move(self, now_ns: int, peer: Peer, to: Endpoint) -> None:
-        before = self._engine.endpoint(peer.slot)
-        if before == to:
-            return
-        if before is not None and not before.same_remote(to):
-            self.counters["endpoint_moved"] += 1
-        self._engine.set_endpoint(peer.slot, to, now_ns)
+    def initiate_to(self, now_ns: int, peer: Peer, to: Endpoint | None) -> None:
+        """One initiation to an address, or to where the peer is. The session that asks knows its own pace."""
+        if to is None:
+            to = self._engine.endpoint(peer.slot)
+        if to is not None and peer.started(self._timers).may_initiate(now_ns, SESSION_RETRY_NS):
+            self._send_initiation(now_ns, peer, to, SESSION_RETRY_NS)
 
     # --- our own initiations and time -------------------------------------------------------------------------
 
@@ -194,13 +222,14 @@ class Exchange:
             return
         self._send_initiation(now_ns, peer, to)
 
-    def _send_initiation(self, now_ns: int, peer: Peer, to: Endpoint) -> None:
+    def _send_initiation(self, now_ns: int, peer: Peer, to: Endpoint, after_ns: int | None = None) -> None:
         handshake = peer.started(self._timers)
         message = handshake.initiate(
             now_ns,
             local_index=self._engine.new_index(peer.slot),
             timestamp=self._timestamps.next(self._unix_ns()),
             ephemeral_private=self._random(32),
+            after_ns=after_ns,
         )
         self._engine.send(to, message)
         self.counters["initiations_sent"] += 1

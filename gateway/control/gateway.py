@@ -8,33 +8,36 @@ back the same way and also cleans up after a start that failed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import secrets
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 import structlog
 
-from gateway.control import clock, config, ctlclient, daemon, statedir
+from gateway.control import clock, config, daemon, statedir
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configmodel import GatewayConfig
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
+from gateway.control.gatewaykeeper import GatewayKeeper
 from gateway.control.peerbook import PeerBook, catch_up, peer_handlers
 from gateway.control.peers import Peer
 from gateway.control.peersfile import PeersFile
+from gateway.control.records import Records
 from gateway.control.resolve import resolve
+from gateway.control.sessiondocs import SessionDocs
 from gateway.control.status import status_document
 from gateway.control.tunnel import Tunnel, TunnelLimits
-from gateway.errors import JumpError, Refused
+from gateway.core.inputs import OperatorTerminate
+from gateway.errors import JumpError
 from gateway.net.gatewaynet import GatewayNetwork, GatewayPlan
 from gateway.net.netlink import Netlink
 from gateway.net.tun import open_tun
 from gateway.net.udp import open_listen
 from gateway.net.undo import UndoJournal
 from gateway.noise.handshake import Identity
-
-_SAVE_INTERVAL_S: Final = 10.0
 
 
 def run(config_path: Path | None, state_dir: Path) -> int:
@@ -57,7 +60,8 @@ class Gateway:
         self._state_dir = state_dir
         self._log = log.bind(interface=loaded.interface)
         self._started_ns = clock.now_ns()
-        self._stamps = daemon.StampFile(state_dir, loaded.interface)
+        self._records: Records | None = None
+        self._keeper: GatewayKeeper | None = None
         self._tunnel: Tunnel | None = None
         self._netlink: Netlink | None = None
         self._network: GatewayNetwork | None = None
@@ -70,20 +74,21 @@ class Gateway:
         """Bring everything up; JumpError says what was refused."""
         for warning in self._config.warnings:
             self._log.warning("configuration", problem=warning)
-        statedir.ensure_dir(self._state_dir)
-        self._refuse_second()
+        daemon.refuse_second(self._control_path(), self._config.interface)
+        records = Records(self._state_dir, self._config.interface, self._log)
+        self._records = records
         book = PeerBook(self._config, PeersFile(self._state_dir))
         await self._prepare_host()
-        tunnel = self._open_tunnel()
+        tunnel = self._open_tunnel(records)
         tunnel.on_failure = stopping.ask
         await self._set_up_host(book)
         for peer in book.peers.values():
             self._add_to_tunnel(tunnel, peer)
-        await self._serve_control(tunnel, book)
+        self._resume(tunnel, records)
+        await self._serve_control(tunnel, book, records)
         tunnel.start()
         catch_up(book, self._install, self._uninstall)
         await self._apply_routes()
-        self._spawn(self._keep_stamps(tunnel))
         self._log.info(
             "gateway ready",
             listen=tunnel.local_addresses(),
@@ -100,8 +105,6 @@ class Gateway:
         if self._control is not None:
             await self._control.stop()
         if self._tunnel is not None:
-            with contextlib.suppress(JumpError, OSError):
-                self._stamps.save(self._tunnel.timestamps)
             self._tunnel.stop()
         if self._network is not None:
             report = await self._network.down()
@@ -109,15 +112,11 @@ class Gateway:
                 self._log.error("not undone", step=failure)
         if self._netlink is not None:
             await self._netlink.close()
+        if self._records is not None:
+            await asyncio.to_thread(self._records.close)
 
     def _control_path(self) -> Path:
         return self._config.control_socket or statedir.control_socket(self._config.interface)
-
-    def _refuse_second(self) -> None:
-        """Before anything is touched: a second gateway must not take a running one's leftovers for dead ones."""
-        pid = ctlclient.owner_pid(self._control_path())
-        if pid:
-            raise Refused(f"interface {self._config.interface}: already running, pid {pid}")
 
     # --- parts of the start -----------------------------------------------------------------------------------
 
@@ -130,15 +129,23 @@ class Gateway:
         for undone in report.undone:
             self._log.info("removed what a killed run left", step=undone)
 
-    def _open_tunnel(self) -> Tunnel:
+    def _open_tunnel(self, records: Records) -> Tunnel:
         settings = self._config
+        keeper = partial(
+            GatewayKeeper, sink=records.audit, policy=settings.policy, random_bytes=secrets.token_bytes
+        )
         tunnel = Tunnel(
             Identity(settings.private_key),
             timers=settings.timers,
             limits=TunnelLimits(under_load_per_s=settings.under_load_per_s),
-            timestamps=self._stamps.load(),
+            timestamps=records.timestamps(),
+            keeper=keeper,
         )
         self._tunnel = tunnel
+        if isinstance(tunnel.keeper, GatewayKeeper):
+            self._keeper = tunnel.keeper
+            records.follow(tunnel.keeper.sessions)
+        tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)
         tunnel.attach(sockets, open_tun(settings.interface), settings.mtu)
         for address in settings.addresses:
@@ -162,13 +169,40 @@ class Gateway:
             for warning in await self._network.up(plan):
                 self._log.warning("host", problem=warning)
 
-    async def _serve_control(self, tunnel: Tunnel, book: PeerBook) -> None:
+    def _resume(self, tunnel: Tunnel, records: Records) -> None:
+        """Sessions of an earlier run go on by T22; a peer that is gone leaves its record to be forgotten."""
+        now_ns, stamps = clock.now_ns(), records.store.load_stamps()
+        for peer in tunnel.peers:
+            if peer.config.public_key in stamps:
+                peer.started(tunnel.timers).greatest_timestamp = stamps[peer.config.public_key]
+        resumed = 0
+        for public_key, saved in records.saved().items():
+            live_peer = tunnel.peers.by_key(public_key)
+            if live_peer is None or self._keeper is None:
+                records.store.forget_session(public_key)
+                continue
+            policy = self._keeper.policy_of(live_peer)
+            if records.resume(now_ns, self._keeper.sessions, live_peer, saved, policy) is not None:
+                resumed += 1
+        if resumed:
+            self._log.info("sessions resumed", count=resumed)
+
+    async def _serve_control(self, tunnel: Tunnel, book: PeerBook, records: Records) -> None:
         async def status(_args: dict[str, Any]) -> dict[str, Any]:
             return status_document(
                 tunnel, role="gateway", interface=self._config.interface, started_ns=self._started_ns
             )
 
         handlers: dict[str, Handler] = {"status": status}
+        if self._keeper is not None:
+            docs = SessionDocs(
+                self._keeper.sessions,
+                records.audit,
+                records.journal,
+                interface=self._config.interface,
+                kick=tunnel.kick,
+            )
+            handlers.update(docs.handlers())
         for name, handler in peer_handlers(book, self._install, self._uninstall).items():
             handlers[name] = self._then_routes(handler)
         self._control = ControlServer(self._control_path(), handlers, on_error=self._handler_failed)
@@ -198,12 +232,19 @@ class Gateway:
     def _uninstall(self, peer: PeerConfig) -> None:
         live = self._tunnel.peers.by_key(peer.public_key) if self._tunnel is not None else None
         if self._tunnel is not None and live is not None:
+            self._end_session(live)
             self._tunnel.peers.remove(live)
         self._route_changes.append((False, [str(net) for net in peer.allowed_ips]))
         self._log.info("peer removed", peer=peer.name)
 
     def _handler_failed(self, command: str, error: BaseException) -> None:
         self._log.error("control command failed", command=command, error=repr(error))
+
+    def _end_session(self, peer: Peer) -> None:
+        """A peer that is removed leaves no session behind."""
+        session = self._keeper.sessions.of(peer.slot) if self._keeper is not None else None
+        if session is not None and self._keeper is not None:
+            self._keeper.sessions.feed(clock.now_ns(), session, OperatorTerminate())
 
     # --- peers ------------------------------------------------------------------------------------------------
 
@@ -228,9 +269,3 @@ class Gateway:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    async def _keep_stamps(self, tunnel: Tunnel) -> None:
-        while True:
-            await asyncio.sleep(_SAVE_INTERVAL_S)
-            with contextlib.suppress(JumpError, OSError):
-                await asyncio.to_thread(self._stamps.save, tunnel.timestamps)

@@ -17,7 +17,6 @@ from gateway.noise.peer import PeerHandshake
 from gateway.noise.timers import Timers
 from gateway.suites import session_id
 
-
 # A rekey that crosses another and one that was lost may both still be confirmed.
 _BIRTHS_MAX: Final = 3
 
@@ -34,20 +33,29 @@ class Birth:
         self.hello_by_ns = 0  # without a HELLO until then a stock client has taken over
 
 
+class Roam:
+    """Where a peer may be moving to, as roaming.py judges it."""
+
+    __slots__ = ("answered_to", "candidate", "candidate_bytes", "probing_ns")
+
+    def __init__(self) -> None:
+        self.answered_to: Endpoint | None = None  # where our last response went
+        self.candidate: Endpoint | None = None  # a new address that authenticated packets come from
+        self.candidate_bytes = 0  # how much came from there: three times as much may be sent
+        self.probing_ns: int | None = None  # when a handshake was last sent to a candidate
+
+
 class Peer:
     """One configured peer. `handshake` exists from its first handshake on: 100,000 idle peers stay small."""
 
     __slots__ = (
-        "answered_to",
         "births",
-        "candidate",
-        "candidate_bytes",
         "config",
         "deadline_ns",
         "displace_ns",
         "handshake",
         "keys",
-        "probing_ns",
+        "roam",
         "slot",
         "wanted",
     )
@@ -59,12 +67,9 @@ class Peer:
         self.handshake: PeerHandshake | None = None
         self.wanted = False  # the data plane waits for a key
         self.deadline_ns: int | None = None  # of its one entry in the queue of timers
-        self.answered_to: Endpoint | None = None  # where our last response went
-        self.candidate: Endpoint | None = None  # a new address that authenticated packets come from
-        self.candidate_bytes = 0  # how much came from there: three times as much may be sent
+        self.roam: Roam | None = None  # of a tunnel without sessions
         self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first
         self.displace_ns = 0  # when the bucket of superseding is full again
-        self.probing_ns: int | None = None  # when a handshake was last sent to a candidate
 
     def started(self, timers: Timers) -> PeerHandshake:
         """The peer's handshake state, made at its first use."""

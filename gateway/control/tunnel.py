@@ -19,8 +19,9 @@ from typing import Final
 from gateway.constants import NS_PER_S, UNDER_LOAD_HANDSHAKES_PER_S
 from gateway.control import clock
 from gateway.control.configmodel import Peer as PeerConfig
-from gateway.control.exchange import Exchange
+from gateway.control.exchange import Exchange, Keeper
 from gateway.control.peers import Peer, PeerTable
+from gateway.control.roaming import Roaming
 from gateway.dataplane import engine as dp
 from gateway.errors import DataplaneError
 from gateway.net.tun import Tun
@@ -56,6 +57,8 @@ class Tunnel:
         timers: Timers = DEFAULT,
         limits: TunnelLimits = TunnelLimits(),
         timestamps: TimestampSource | None = None,
+        keeper: Callable[[dp.Engine], Keeper] = Roaming,
+        client: bool = False,
     ) -> None:
         self.engine = dp.Engine(
             sessions=limits.peers,
@@ -64,6 +67,7 @@ class Tunnel:
             index_seed=secrets.token_bytes(32),
             limits=timers,
             now_ns=clock.now_ns(),
+            client=client,
         )
         self.identity = identity
         self.timers = timers
@@ -74,6 +78,7 @@ class Tunnel:
             table_key=secrets.token_bytes(32),
             under_load_per_s=limits.under_load_per_s,
         )
+        self.keeper = keeper(self.engine)
         self.exchange = Exchange(
             self.engine,
             self.peers,
@@ -83,7 +88,9 @@ class Tunnel:
             random_bytes=secrets.token_bytes,
             unix_ns=clock.unix_ns,
             timestamps=self.timestamps,
+            keeper=self.keeper,
         )
+        self.keeper.exchange = self.exchange
         # Called once when the device or a socket is gone for good; the daemon ends with the reason.
         self.on_failure: Callable[[str], None] = lambda reason: None
         self._sockets: dict[int, socket.socket] = {}
@@ -98,9 +105,27 @@ class Tunnel:
     def attach(self, sockets: Sequence[socket.socket], tun: Tun, mtu_bytes: int) -> None:
         """Hand over the open descriptors; the tunnel closes them in `stop`."""
         for sock in sockets:
-            self._sockets[self.engine.add_socket(sock.fileno())] = sock
+            self.add_socket(sock)
         self.engine.set_tun(tun.fd, mtu_bytes)
         self._tun = tun
+
+    def add_socket(self, sock: socket.socket) -> int:
+        """Take one more socket, also while traffic flows; returns the engine's id of it."""
+        socket_id = self.engine.add_socket(sock.fileno())
+        self._sockets[socket_id] = sock
+        if self._loop is not None:
+            self._loop.add_reader(sock.fileno(), self._on_udp, socket_id)
+        return socket_id
+
+    def watch(self, socket_id: int, sock: socket.socket) -> None:
+        """Read a socket that somebody else has given to the engine and will close."""
+        if self._loop is not None:
+            self._loop.add_reader(sock.fileno(), self._on_udp, socket_id)
+
+    def unwatch(self, socket_id: int, sock: socket.socket) -> None:
+        """Stop reading it."""
+        if self._loop is not None:
+            self._loop.remove_reader(sock.fileno())
 
     def start(self) -> None:
         """Watch the descriptors on the running loop."""
@@ -172,7 +197,8 @@ class Tunnel:
         try:
             self.engine.pump_udp(socket_id, now_ns)
         except DataplaneError as error:
-            self._fail(self._sockets[socket_id].fileno(), str(error))
+            if socket_id in self._sockets:
+                self._fail(self._sockets[socket_id].fileno(), str(error))
         self._handle_events(now_ns)
 
     def _on_tun(self) -> None:
@@ -189,6 +215,7 @@ class Tunnel:
         self._timer = None
         self.engine.tick(now_ns)
         self.exchange.timer_due(now_ns, _EVENTS_PER_TURN)
+        self.keeper.timer_due(now_ns, _EVENTS_PER_TURN)
         self._handle_events(now_ns)
 
     def _fail(self, fd: int, reason: str) -> None:
@@ -227,21 +254,31 @@ class Tunnel:
             self._handle_peer(now_ns, peer, event)
 
     def _handle_peer(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
-        if event.kind == dp.EVENT_WANTED:
-            self.exchange.wanted(now_ns, peer)
+        if event.kind == dp.EVENT_CONTROL:
+            self.keeper.control(now_ns, peer, event)
+        elif event.kind == dp.EVENT_WANTED:
+            self._wanted(now_ns, peer, event)
         elif event.kind == dp.EVENT_CONFIRMED:
-            self.exchange.confirmed(now_ns, peer, event.source)
+            self.exchange.confirmed(now_ns, peer, event.value, event.source)
         elif event.kind == dp.EVENT_NOTICE:
-            self.exchange.noticed(now_ns, peer, event)
+            self.keeper.noticed(now_ns, peer, event)
+        elif event.kind != dp.EVENT_ERASED:
+            self.keeper.report(now_ns, peer, event)
+
+    def _wanted(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
+        if event.reason == dp.WANTED_SILENT:
+            self.keeper.silent(now_ns, peer)
+        if self.peers.by_slot(peer.slot) is peer:
+            self.exchange.wanted(now_ns, peer)
 
     # --- the one timer ----------------------------------------------------------------------------------------
 
     def _rearm(self, now_ns: int) -> None:
         """Stand at the earliest deadline. A timer that stands earlier is left: it will look again."""
         deadline_ns = self.engine.next_deadline_ns
-        handshake_ns = self.exchange.next_deadline_ns
-        if handshake_ns is not None and handshake_ns < deadline_ns:
-            deadline_ns = handshake_ns
+        for other_ns in (self.exchange.next_deadline_ns, self.keeper.next_deadline_ns):
+            if other_ns is not None and other_ns < deadline_ns:
+                deadline_ns = other_ns
         if deadline_ns == dp.NO_DEADLINE or self._loop is None:
             return
         if self._timer is not None:

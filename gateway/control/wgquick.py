@@ -22,6 +22,7 @@ from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configpeers import NO_KEY
 from gateway.control.configreport import Problems, unknown_key
 from gateway.control.configschema import DEFAULT_INTERFACE
+from gateway.core.policy import Policy
 from gateway.noise.timers import DEFAULT as DEFAULT_TIMERS
 
 _HOOKS: Final = ("preup", "postup", "predown", "postdown")
@@ -136,6 +137,7 @@ def resolve_wgquick(text: str, file: str, problems: Problems) -> ClientConfig:
         control_socket=None,
         gateways=tuple(peers.values()),
         timers=DEFAULT_TIMERS,
+        policy=Policy(),
         warnings=tuple(problems.warnings),
     )
     check_gateways(peers, config.public_key, problems, ("PublicKey", "AllowedIPs"))

@@ -26,6 +26,9 @@ cdef extern from "jv/session.h" nogil:
         uint32_t local_index
         uint32_t remote_index
         bint initiator
+        const uint8_t *control_send
+        const uint8_t *control_recv
+        bint hold
 
 
 cdef extern from "jv/counters.h" nogil:
@@ -61,14 +64,18 @@ cdef extern from "jv/engine.h" nogil:
         uint32_t window_bits
         uint8_t index_seed[32]
         jv_limits limits
+        bint client
 
     cdef struct jv_event:
         uint16_t kind
         uint16_t reason
         uint16_t len
+        uint8_t path_id
+        uint8_t flags
         uint32_t slot
         uint32_t bytes
         uint64_t value
+        uint32_t local_index
         jv_endpoint from_ "from"
         uint8_t data[1]
 
@@ -90,6 +97,15 @@ cdef extern from "jv/engine.h" nogil:
         JV_EVENT_NOTICE
         JV_EVENT_CONFIRMED
         JV_EVENT_ERASED
+        JV_EVENT_CONTROL
+        JV_EVENT_SUSPECTED
+        JV_EVENT_MISSED
+        JV_EVENT_ANSWERED
+        JV_EVENT_MEASURED
+        JV_EVENT_PEER_BINDING
+        JV_EVENT_PMTU
+        JV_NOTICE_NEWEST
+        JV_NOTICE_COPY
         JV_WANTED_NO_KEY
         JV_WANTED_REKEY
         JV_WANTED_SILENT
@@ -107,7 +123,7 @@ cdef extern from "jv/engine.h" nogil:
     int jv_engine_new_index(jv_engine *e, uint32_t slot, uint32_t *index)
     size_t jv_engine_slots_of(const jv_engine *e, const uint32_t *indices, size_t n, uint32_t *slots)
     int jv_engine_install(jv_engine *e, uint32_t slot, const jv_keys *keys, uint64_t now_ns)
-    int jv_engine_erase_keys(jv_engine *e, uint32_t slot)
+    int jv_engine_erase_keys(jv_engine *e, uint32_t slot, uint32_t keep_index)
     int jv_engine_set_endpoint(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t now_ns)
     int jv_engine_get_endpoint(jv_engine *e, uint32_t slot, jv_endpoint *to)
     int jv_engine_set_keepalive(jv_engine *e, uint32_t slot, uint16_t seconds, uint64_t now_ns)
@@ -124,3 +140,73 @@ cdef extern from "jv/engine.h" nogil:
     void jv_engine_consume(jv_engine *e)
     uint32_t jv_engine_handshakes_waiting(const jv_engine *e)
     const jv_counters *jv_engine_counters(const jv_engine *e)
+
+
+cdef extern from "jv/path.h" nogil:
+    cdef struct jv_measured:
+        uint32_t srtt_us
+        uint32_t rttvar_us
+        uint32_t jitter_us
+        uint32_t loss_ppm
+        uint32_t packets
+        uint32_t lost
+        uint32_t rtt_samples
+        uint32_t jitter_samples
+
+    cdef struct jv_thresholds:
+        uint32_t loss_enter_ppm
+        uint32_t loss_exit_ppm
+        uint32_t latency_enter_us
+        uint32_t latency_factor
+        uint32_t jitter_enter_us
+        uint32_t exit_ratio_ppm
+
+
+cdef extern from "jv/binding.h" nogil:
+    cdef struct jv_outgoing:
+        uint32_t slot
+        uint32_t local_index
+        const jv_endpoint *to
+        const uint8_t *plain
+        size_t len
+        uint8_t path_id
+        bint as_data
+
+    cdef struct jv_path_stats:
+        jv_measured measured
+        uint64_t tx_packets
+        uint64_t tx_bytes
+        uint64_t rx_packets
+        uint64_t rx_bytes
+        uint64_t heard_ns
+        uint64_t answered_ns
+        uint64_t pto_ns
+        uint64_t interval_ns
+        uint16_t mtu_bytes
+        uint8_t misses
+        uint8_t streak
+        bint suspect
+        bint bound
+
+    int jv_engine_open_paths(jv_engine *e, uint32_t slot, uint64_t now_ns)
+    int jv_engine_promote(jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns)
+    int jv_engine_set_path(jv_engine *e, uint32_t slot, uint8_t path_id, const jv_endpoint *at, uint64_t now_ns)
+    int jv_engine_drop_path(jv_engine *e, uint32_t slot, uint8_t path_id)
+    int jv_engine_bind(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t epoch, uint64_t now_ns)
+    int jv_engine_clear_binding(jv_engine *e, uint32_t slot, uint64_t epoch)
+    int jv_engine_set_liveness(jv_engine *e, uint32_t slot, uint64_t interval_ns, uint64_t idle_ns, uint64_t now_ns)
+    int jv_engine_set_thresholds(jv_engine *e, uint32_t slot, const jv_thresholds *limits)
+    int jv_engine_probe_path(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t interval_ns, bint report,
+                             uint64_t now_ns)
+    void jv_engine_set_probe_budget(jv_engine *e, uint32_t per_s)
+    uint64_t jv_engine_idle_interval(const jv_engine *e)
+    uint32_t jv_engine_idle_paths(const jv_engine *e)
+    int jv_engine_probe_mtu(jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes, uint64_t now_ns)
+    int jv_engine_set_path_mtu(jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes)
+    int jv_engine_duplicate(jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns,
+                            uint64_t now_ns)
+    int jv_engine_copy_to(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t until_ns,
+                          uint64_t credit_bytes, uint64_t now_ns)
+    int jv_engine_stop_copy(jv_engine *e, uint32_t slot, const jv_endpoint *to)
+    int jv_engine_send_control(jv_engine *e, const jv_outgoing *m, uint64_t now_ns)
+    int jv_engine_path_stats(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns, jv_path_stats *out)

@@ -7,10 +7,11 @@ Every C error becomes a DataplaneError in one place.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport errno
+from libc.errno cimport EBUSY, ENOENT, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+import errno as errnos
 import ipaddress
 import os
 import socket
@@ -54,6 +55,15 @@ EVENT_WANTED = c.JV_EVENT_WANTED
 EVENT_NOTICE = c.JV_EVENT_NOTICE
 EVENT_CONFIRMED = c.JV_EVENT_CONFIRMED
 EVENT_ERASED = c.JV_EVENT_ERASED
+EVENT_CONTROL = c.JV_EVENT_CONTROL
+EVENT_SUSPECTED = c.JV_EVENT_SUSPECTED
+EVENT_MISSED = c.JV_EVENT_MISSED
+EVENT_ANSWERED = c.JV_EVENT_ANSWERED
+EVENT_MEASURED = c.JV_EVENT_MEASURED
+EVENT_PEER_BINDING = c.JV_EVENT_PEER_BINDING
+EVENT_PMTU = c.JV_EVENT_PMTU
+NOTICE_NEWEST = c.JV_NOTICE_NEWEST
+NOTICE_COPY = c.JV_NOTICE_COPY
 WANTED_NO_KEY = c.JV_WANTED_NO_KEY
 WANTED_REKEY = c.JV_WANTED_REKEY
 WANTED_SILENT = c.JV_WANTED_SILENT
@@ -92,7 +102,8 @@ cdef class Endpoint:
     @property
     def ip(self):
         """4 or 16 bytes, network order."""
-        return PyBytes_FromStringAndSize(<const char *>jv_ip_bytes(&self.raw), 4 if jv_family(&self.raw) == AF_INET else 16)
+        size_bytes = 4 if jv_family(&self.raw) == AF_INET else 16
+        return PyBytes_FromStringAndSize(<const char *>jv_ip_bytes(&self.raw), size_bytes)
 
     @property
     def host(self):
@@ -144,17 +155,34 @@ cdef class Event:
     cdef readonly int slot
     cdef readonly int size_bytes
     cdef readonly uint64_t value
+    cdef readonly int path_id
+    cdef readonly int flags
+    cdef readonly uint32_t local_index
     cdef readonly Endpoint source
     cdef readonly bytes data
+    # EVENT_MEASURED: srtt_us, rttvar_us, jitter_us, loss_ppm, packets, lost, rtt_samples, jitter_samples.
+    cdef readonly tuple numbers
+
+
+cdef tuple numbers_of(const c.jv_measured *m):
+    return (m.srtt_us, m.rttvar_us, m.jitter_us, m.loss_ppm, m.packets, m.lost, m.rtt_samples, m.jitter_samples)
 
 
 cdef Event event_of(const c.jv_event *raw):
     cdef Event event = Event.__new__(Event)
+    cdef c.jv_measured measured
     event.kind = raw.kind
     event.reason = raw.reason
     event.slot = <int>raw.slot
     event.size_bytes = <int>raw.bytes
     event.value = raw.value
+    event.path_id = raw.path_id
+    event.flags = raw.flags
+    event.local_index = raw.local_index
+    event.numbers = ()
+    if raw.kind == c.JV_EVENT_MEASURED:
+        memcpy(&measured, raw.data, sizeof(measured))
+        event.numbers = numbers_of(&measured)
     if jv_family(&raw.from_):
         event.source = Endpoint.__new__(Endpoint)
         event.source.raw = raw.from_
@@ -171,8 +199,16 @@ cdef int fill_prefix(c.jv_prefix *prefix, network) except -1:
     return 0
 
 
+# A send that comes to nothing is the network's business; these say so. Anything else is the caller's mistake.
+cdef frozenset UNSENT = frozenset(
+    -n for n in (errnos.EACCES, errnos.EAGAIN, errnos.EDESTADDRREQ, errnos.EDQUOT, errnos.ENOKEY)
+)
+
+
 cdef class Engine:
     """Owns sockets, TUN device, sessions and routes of one worker. Not safe to share between threads.
+
+    `client`: jump frames travel towards the client, and only configured endpoints are ever answered.
 
     The caller keeps descriptors open for as long as the engine has them.
     """
@@ -180,10 +216,11 @@ cdef class Engine:
     cdef c.jv_engine *_e
 
     def __cinit__(self, *, int sessions, int prefixes, int window_bits, bytes index_seed not None, limits not None,
-                  uint64_t now_ns):
+                  uint64_t now_ns, bint client=False):
         cdef c.jv_engine_config config
         if len(index_seed) != 32:
             raise ValueError("index_seed is 32 random bytes")
+        memset(&config, 0, sizeof(config))
         config.sessions = sessions
         config.prefixes = prefixes
         config.window_bits = window_bits
@@ -194,6 +231,7 @@ cdef class Engine:
         config.limits.rekey_timeout_ns = limits.rekey_timeout_ns
         config.limits.rekey_after_messages = limits.rekey_after_messages
         config.limits.reject_after_messages = limits.reject_after_messages
+        config.client = client
         self._e = c.jv_engine_new(&config, now_ns)
         if self._e is NULL:
             raise DataplaneError(f"data plane: {os.strerror(errno)}")
@@ -212,7 +250,8 @@ cdef class Engine:
 
     def socket_for(self, bint ipv6):
         """Id of the first socket of a family; DataplaneError when there is none."""
-        return check(c.jv_engine_socket_for(self._e, AF_INET6 if ipv6 else AF_INET), "no socket for this address family")
+        family = AF_INET6 if ipv6 else AF_INET
+        return check(c.jv_engine_socket_for(self._e, family), "no socket for this address family")
 
     def udp_features(self):
         """Whether every socket can send and receive trains in one call: {"udp_segment": …, "udp_gro": …}."""
@@ -258,21 +297,40 @@ cdef class Engine:
             return 0
         return c.jv_engine_slots_of(self._e, &indices[0], indices.shape[0], &slots[0])
 
-    def install(self, uint32_t slot, keys not None, uint64_t now_ns):
-        """Install the TransportKeys of a finished handshake; an initiator's waiting packets leave at once."""
+    def install(self, uint32_t slot, keys not None, uint64_t now_ns, control=None, bint hold=False):
+        """Install the TransportKeys of a finished handshake; an initiator's waiting packets leave at once.
+
+        `control`: the two keys of suite 0, (send, recv), 32 bytes each; None: no control messages under it.
+        `hold`: a HELLO comes first (protocol.md §2). Initiator: nothing leaves before `send_data` has sent it.
+        Responder: the keypair receives, but the current one goes on sealing until `promote`.
+        """
         cdef c.jv_keys raw
         cdef bytes send = keys.send_key, recv = keys.recv_key
         if len(send) != 32 or len(recv) != 32:
             raise ValueError("traffic keys are 32 bytes")
+        memset(&raw, 0, sizeof(raw))
         raw.send = <const uint8_t *><const char *>send
         raw.recv = <const uint8_t *><const char *>recv
         raw.local_index = keys.local_index
         raw.remote_index = keys.remote_index
         raw.initiator = keys.is_initiator
+        raw.hold = hold
+        cdef bytes control_send, control_recv
+        if control is not None:
+            control_send, control_recv = control
+            if len(control_send) != 32 or len(control_recv) != 32:
+                raise ValueError("control keys are 32 bytes")
+            raw.control_send = <const uint8_t *><const char *>control_send
+            raw.control_recv = <const uint8_t *><const char *>control_recv
         check(c.jv_engine_install(self._e, slot, &raw, now_ns), "install keys")
 
-    def erase_keys(self, uint32_t slot):
-        check(c.jv_engine_erase_keys(self._e, slot), "erase keys")
+    def promote(self, uint32_t slot, uint32_t local_index, uint64_t now_ns):
+        """Seal under the held keypair from now on; NotFound unless its first message has come."""
+        check(c.jv_engine_promote(self._e, slot, local_index, now_ns), "promote keypair")
+
+    def erase_keys(self, uint32_t slot, uint32_t keep_index=0):
+        """End a session: wipe its keys, but for the keypair that carries the next one, and its paths."""
+        check(c.jv_engine_erase_keys(self._e, slot, keep_index), "erase keys")
 
     def set_endpoint(self, uint32_t slot, Endpoint to not None, uint64_t now_ns):
         """Where data goes from now on; packets that waited for an address leave at once."""
@@ -301,6 +359,138 @@ cdef class Engine:
             "has_current": bool(s.has_current), "has_next": bool(s.has_next), "has_previous": bool(s.has_previous),
             "staged": s.staged,
         }
+
+    # --- paths (jump sessions; protocol.md §4)
+
+    def open_paths(self, uint32_t slot, uint64_t now_ns):
+        """The session speaks jump frames: addresses it writes from count for the ×3 budget from now on."""
+        check(c.jv_engine_open_paths(self._e, slot, now_ns), "open paths")
+
+    def set_path(self, uint32_t slot, uint8_t path_id, Endpoint at not None, uint64_t now_ns):
+        """A validated path (client: one of its sockets) is at this address; an id that is there moves.
+
+        Another path at the same address is dropped. DataplaneError beyond eight paths.
+        """
+        check(c.jv_engine_set_path(self._e, slot, path_id, &at.raw, now_ns), "set path")
+
+    def drop_path(self, uint32_t slot, uint8_t path_id):
+        """Forget a path and what was measured on it; False when there was none."""
+        cdef int result = c.jv_engine_drop_path(self._e, slot, path_id)
+        return result != -ENOENT and check(result, "drop path") == 0
+
+    def bind(self, uint32_t slot, uint8_t path_id, uint64_t epoch, uint64_t now_ns):
+        """Data goes to this path from now on and probes say so; waiting packets leave at once."""
+        check(c.jv_engine_bind(self._e, slot, path_id, epoch, now_ns), "bind path")
+
+    def clear_binding(self, uint32_t slot, uint64_t epoch, uint64_t now_ns):
+        """Nothing is bound: control messages only, inner packets wait (64 a session, the oldest gives way)."""
+        check(c.jv_engine_clear_binding(self._e, slot, epoch), "clear binding")
+
+    def set_liveness(self, uint32_t slot, uint64_t interval_ns, uint64_t now_ns, uint64_t idle_ns=0):
+        """The profile's probe interval, 0 = no probes. `idle_ns`: what the gateway announced for idle sessions;
+        0 = max(interval, idle paths / probe budget)."""
+        check(c.jv_engine_set_liveness(self._e, slot, interval_ns, idle_ns, now_ns), "set liveness")
+
+    def set_thresholds(self, uint32_t slot, *, uint32_t loss_enter_ppm, uint32_t loss_exit_ppm,
+                       uint32_t latency_enter_us, uint32_t latency_factor, uint32_t jitter_enter_us,
+                       uint32_t exit_ratio_ppm):
+        """What EVENT_MEASURED waits for: a figure of any path crosses one of these, or moves noticeably."""
+        cdef c.jv_thresholds limits
+        limits.loss_enter_ppm = loss_enter_ppm
+        limits.loss_exit_ppm = loss_exit_ppm
+        limits.latency_enter_us = latency_enter_us
+        limits.latency_factor = latency_factor
+        limits.jitter_enter_us = jitter_enter_us
+        limits.exit_ratio_ppm = exit_ratio_ppm
+        check(c.jv_engine_set_thresholds(self._e, slot, &limits), "set thresholds")
+
+    def probe_path(self, uint32_t slot, uint8_t path_id, uint64_t interval_ns, bint report, uint64_t now_ns):
+        """Probe at this interval, 0 = the profile's. `report`: every answer is an event."""
+        check(c.jv_engine_probe_path(self._e, slot, path_id, interval_ns, report, now_ns), "probe path")
+
+    def set_probe_budget(self, uint32_t per_s):
+        """Probes per second that the paths of all idle sessions share."""
+        c.jv_engine_set_probe_budget(self._e, per_s)
+
+    @property
+    def idle_interval_ns(self):
+        """At what interval the budget lets idle paths be probed now; at most 25 s, 0 = no restriction."""
+        return c.jv_engine_idle_interval(self._e)
+
+    @property
+    def idle_paths(self):
+        return c.jv_engine_idle_paths(self._e)
+
+    def probe_mtu(self, uint32_t slot, uint8_t path_id, uint16_t inner_bytes, uint64_t now_ns):
+        """Ask whether the path carries inner packets of this size: EVENT_PMTU after one answer or three losses.
+        False while another such question of the session is open."""
+        cdef int result = c.jv_engine_probe_mtu(self._e, slot, path_id, inner_bytes, now_ns)
+        return result != -EBUSY and check(result, "probe path MTU") == 0
+
+    def set_path_mtu(self, uint32_t slot, uint8_t path_id, uint16_t inner_bytes):
+        """Answer larger inner packets with Packet Too Big while this path is bound; 0 = no limit of its own."""
+        check(c.jv_engine_set_path_mtu(self._e, slot, path_id, inner_bytes), "set path MTU")
+
+    def duplicate(self, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns, uint64_t now_ns):
+        """Send data of the bound one of two paths on the other too, at most 2 s in any 10. False: not allowed now,
+        or no such path."""
+        return c.jv_engine_duplicate(self._e, slot, path_a, path_b, until_ns, now_ns) == 0
+
+    def copy_to(self, uint32_t slot, Endpoint to not None, uint64_t until_ns, uint64_t now_ns,
+                uint64_t credit_bytes=0):
+        """Copy downstream to an address under validation, within three times what came from it. False: no slot."""
+        cdef int result = c.jv_engine_copy_to(self._e, slot, &to.raw, until_ns, credit_bytes, now_ns)
+        return result != -EBUSY and check(result, "copy downstream") == 0
+
+    def stop_copy(self, uint32_t slot, Endpoint to not None):
+        c.jv_engine_stop_copy(self._e, slot, &to.raw)
+
+    def path_stats(self, uint32_t slot, uint8_t path_id, uint64_t now_ns):
+        """What is measured on a path now, as a dict."""
+        cdef c.jv_path_stats s
+        check(c.jv_engine_path_stats(self._e, slot, path_id, now_ns, &s), "path statistics")
+        return {
+            "tx_packets": s.tx_packets, "tx_bytes": s.tx_bytes, "rx_packets": s.rx_packets, "rx_bytes": s.rx_bytes,
+            "heard_ns": s.heard_ns, "answered_ns": s.answered_ns, "pto_ns": s.pto_ns, "interval_ns": s.interval_ns,
+            "mtu_bytes": s.mtu_bytes, "misses": s.misses, "streak": s.streak, "suspect": bool(s.suspect),
+            "bound": bool(s.bound), "numbers": numbers_of(&s.measured),
+        }
+
+    # --- jump frames
+
+    cdef bint _send_frames(self, c.jv_outgoing *m, Endpoint to, bytes plain, uint64_t now_ns) except -1:
+        m.to = &to.raw if to is not None else NULL
+        m.plain = <const uint8_t *><const char *>plain
+        m.len = len(plain)
+        cdef int result = c.jv_engine_send_control(self._e, m, now_ns)
+        if result in UNSENT:
+            return False
+        check(result, "send jump frames")
+        return True
+
+    def send_control(self, uint32_t slot, uint32_t local_index, Endpoint to, bytes plain not None, uint64_t now_ns,
+                     uint8_t path_id=0):
+        """Send one message of frames as type 5 control, under the keypair named (0 = the current one).
+
+        `to`: an address; None = that of `path_id`, or with 0 where data goes. False when nothing was sent: no
+        usable keypair or no control keys, no address, one that is no path and sent us nothing, beyond three times
+        what came from there, or the socket refused.
+        """
+        cdef c.jv_outgoing m
+        memset(&m, 0, sizeof(m))
+        m.slot = slot
+        m.local_index = local_index
+        m.path_id = path_id
+        return self._send_frames(&m, to, plain, now_ns)
+
+    def send_data(self, uint32_t slot, uint32_t local_index, Endpoint to, bytes plain not None, uint64_t now_ns):
+        """The same as a type 4 data message: HELLO, WELCOME, REFUSE. Waiting packets follow it."""
+        cdef c.jv_outgoing m
+        memset(&m, 0, sizeof(m))
+        m.slot = slot
+        m.local_index = local_index
+        m.as_data = True
+        return self._send_frames(&m, to, plain, now_ns)
 
     # --- routes
 

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from gateway.errors import HostError
 from gateway.net import sysctl
 from gateway.net.remedy import check_interface_name, refused
+from gateway.net.routebatch import add_device_routes
 from gateway.net.steps import TABLE_LOCAL, TABLE_MAIN, Link, Route, Rule, family_of
 
 FIB_RULE_INVERT: Final = 0x2  # linux/fib_rules.h
@@ -168,8 +169,11 @@ class Rtnl:
 
     def route_into(self, device: str, prefixes: Iterable[str], table: int = TABLE_MAIN) -> None:
         """Add a route through ``device`` for each prefix; the first refusal is raised."""
-        ifindex = self._index(device)
-        for prefix in prefixes:
+        ifindex, wanted = self._index(device), list(prefixes)
+        with _refusing(f"cannot add routes through {device}"):
+            refused = add_device_routes(ifindex, wanted, table)
+        for prefix, _ in refused:
+            # Once more by itself: it is there already, or this names the refusal.
             self._add_route(Route(prefix=prefix, device=device, table=table), ifindex)
 
     def _add_route(self, route: Route, ifindex: int) -> bool:

@@ -91,16 +91,25 @@ class PeerHandshake:
         """Local index of the initiation in flight."""
         return self._initiator.local_index if self._initiator else None
 
-    def may_initiate(self, now_ns: int) -> bool:
-        """An initiation leaves at most every REKEY_TIMEOUT (§6.1)."""
-        return self._sent_ns is None or now_ns - self._sent_ns >= self.timers.rekey_timeout_ns
+    def may_initiate(self, now_ns: int, after_ns: int | None = None) -> bool:
+        """An initiation leaves at most every REKEY_TIMEOUT (§6.1), or `after_ns` for a session without any path."""
+        wait_ns = self.timers.rekey_timeout_ns if after_ns is None else after_ns
+        return self._sent_ns is None or now_ns - self._sent_ns >= wait_ns
 
-    def initiate(self, now_ns: int, *, local_index: int, timestamp: bytes, ephemeral_private: bytes) -> bytes:
+    def initiate(
+        self,
+        now_ns: int,
+        *,
+        local_index: int,
+        timestamp: bytes,
+        ephemeral_private: bytes,
+        after_ns: int | None = None,
+    ) -> bytes:
         """Start an attempt or retransmit: a whole initiation (148 bytes), with fresh stamp and ephemeral key.
 
         The former initiation is forgotten and its index free. HandshakeRefused when `may_initiate` says no.
         """
-        if not self.may_initiate(now_ns):
+        if not self.may_initiate(now_ns, after_ns):
             raise HandshakeRefused(Refusal.TOO_SOON, "an initiation left less than REKEY_TIMEOUT ago")
         initiator = Initiator.start(
             self.keys, local_index=local_index, timestamp=timestamp, ephemeral_private=ephemeral_private

@@ -18,13 +18,14 @@ from gateway.constants import NS_PER_S
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.exchange import Exchange
 from gateway.control.peers import Peer, PeerTable
+from gateway.control.roaming import Roaming
 from gateway.dataplane import engine as dp
 from gateway.dataplane.engine import Endpoint, Engine
 from gateway.net.udp import open_udp
 from gateway.noise.admission import Admission
 from gateway.noise.cookie import CookieChecker
 from gateway.noise.handshake import Identity
-from gateway.noise.timers import Timers
+from gateway.noise.timers import DEFAULT, Timers
 from gateway.noise.timestamp import TimestampSource
 
 MTU_BYTES = 1420
@@ -52,7 +53,11 @@ class End:
         self.now_ns = 1000 * NS_PER_S
         self.identity = Identity(secrets.token_bytes(32))
         self.engine = Engine(
-            sessions=64, prefixes=256, window_bits=8192, index_seed=secrets.token_bytes(32), limits=timers,
+            sessions=64,
+            prefixes=256,
+            window_bits=8192,
+            index_seed=secrets.token_bytes(32),
+            limits=timers,
             now_ns=self.now_ns,
         )
         self.udp = open_udp(host, 0)
@@ -64,13 +69,23 @@ class End:
         self.engine.set_tun(device.fileno(), MTU_BYTES)
         self.peers = PeerTable(self.engine, self.identity)
         self.admission = Admission(
-            CookieChecker(self.identity.public, secrets.token_bytes), table_key=secrets.token_bytes(32),
+            CookieChecker(self.identity.public, secrets.token_bytes),
+            table_key=secrets.token_bytes(32),
             under_load_per_s=under_load_per_s,
         )
+        self.keeper = Roaming(self.engine)
         self.exchange = Exchange(
-            self.engine, self.peers, self.identity, self.admission, timers, random_bytes=secrets.token_bytes,
-            unix_ns=lambda: self.now_ns + 1_700_000_000 * NS_PER_S, timestamps=TimestampSource(),
+            self.engine,
+            self.peers,
+            self.identity,
+            self.admission,
+            timers,
+            random_bytes=secrets.token_bytes,
+            unix_ns=lambda: self.now_ns + 1_700_000_000 * NS_PER_S,
+            timestamps=TimestampSource(),
+            keeper=self.keeper,
         )
+        self.keeper.exchange = self.exchange
 
     @property
     def address(self) -> tuple[str, int]:
@@ -79,6 +94,9 @@ class End:
 
     def endpoint_of(self, other: End) -> Endpoint:
         return Endpoint.of(*other.address, self.socket_id)
+
+    def deadline_ns(self) -> int:
+        return min(self.engine.next_deadline_ns, self.exchange.next_deadline_ns or dp.NO_DEADLINE)
 
     def crank(self) -> bool:
         """Move what is waiting; whether anything was."""
@@ -100,9 +118,9 @@ class End:
         if event.kind == dp.EVENT_WANTED:
             self.exchange.wanted(self.now_ns, peer)
         elif event.kind == dp.EVENT_CONFIRMED:
-            self.exchange.confirmed(self.now_ns, peer, event.source)
+            self.exchange.confirmed(self.now_ns, peer, event.value, event.source)
         elif event.kind == dp.EVENT_NOTICE:
-            self.exchange.noticed(self.now_ns, peer, event)
+            self.keeper.noticed(self.now_ns, peer, event)
 
     def inner_packets(self) -> list[bytes]:
         """What came out of the tunnel."""
@@ -143,8 +161,7 @@ class Pair:
         """Let time pass, stopping at every deadline on the way as an event loop would."""
         end_ns = self.a.now_ns + int(seconds * NS_PER_S)
         while self.a.now_ns < end_ns:
-            due = [d for end in (self.a, self.b) for d in (end.engine.next_deadline_ns, end.exchange.next_deadline_ns) if d]
-            now_ns = max(self.a.now_ns + 1, min(end_ns, *due))
+            now_ns = max(self.a.now_ns + 1, min(end_ns, self.a.deadline_ns(), self.b.deadline_ns()))
             self.a.now_ns = self.b.now_ns = now_ns
             self.settle()
 
@@ -156,7 +173,7 @@ class Pair:
 def make_pair(
     host: str = "127.0.0.1",
     *,
-    timers: Timers = Timers(),
+    timers: Timers = DEFAULT,
     psk: bytes | None = None,
     roaming: str = "handshake",
     gateway_under_load: bool = False,
@@ -164,9 +181,7 @@ def make_pair(
     a, b = End(host, timers, 1000), End(host, timers, 0 if gateway_under_load else 1000)
     everything = (ip_network("0.0.0.0/0"), ip_network("::/0"))
     mine = (ip_network("10.0.0.2/32"), ip_network("fd00::2/128"))
-    a_peer = a.peers.add(
-        PeerConfig("b", b.identity.public, psk, everything, roaming="never"), a.now_ns
-    )
+    a_peer = a.peers.add(PeerConfig("b", b.identity.public, psk, everything, roaming="never"), a.now_ns)
     b_peer = b.peers.add(PeerConfig("a", a.identity.public, psk, mine, roaming=roaming), b.now_ns)  # type: ignore[arg-type]
     a.engine.set_endpoint(a_peer.slot, a.endpoint_of(b), a.now_ns)
     return Pair(a, b, a_peer, b_peer)

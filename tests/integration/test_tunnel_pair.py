@@ -157,7 +157,14 @@ def test_tampering_at_every_byte_is_refused(pairs) -> None:
     pair.settle()
     assert pair.b.inner_packets() == []
     counters = pair.b.engine.counters()
-    named = ("drop_type", "drop_index", "drop_stale_generation", "drop_auth", "drop_length", "drop_key_expired")
+    named = (
+        "drop_type",
+        "drop_index",
+        "drop_stale_generation",
+        "drop_auth",
+        "drop_length",
+        "drop_key_expired",
+    )
     assert sum(counters[name] for name in named) == len(datagram)
     tap.give(pair.b, datagram)
     pair.settle()
@@ -169,7 +176,7 @@ def test_garbage_changes_nothing(pairs) -> None:
     pair = connected(pairs)
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     before = pair.b.engine.stats(pair.b_peer.slot)
-    for size in [*range(0, 200), 1000, 9000]:
+    for size in [*range(200), 1000, 9000]:
         sock.sendto(secrets.token_bytes(size), pair.b.address)
         sock.sendto(b"\4\0\0\0" + secrets.token_bytes(size), pair.b.address)
         pair.b.crank()
@@ -254,7 +261,9 @@ def test_persistent_keepalive(pairs) -> None:
     pair.a.engine.set_keepalive(pair.a_peer.slot, 25, pair.a.now_ns)
     before = pair.b.engine.counters()["rx_keepalive"]
     pair.run(101)
-    assert pair.b.engine.counters()["rx_keepalive"] - before == 4  # at 0; the answer at 10 s restarts it: 35, 60, 85
+    assert (
+        pair.b.engine.counters()["rx_keepalive"] - before == 4
+    )  # at 0; the answer at 10 s restarts it: 35, 60, 85
 
 
 def test_keys_are_erased_after_540_s(pairs) -> None:
@@ -376,8 +385,11 @@ def test_removed_peer_is_gone_and_its_slot_safe(pairs) -> None:
 def test_short_timers_are_ours_alone(pairs) -> None:
     second = 10**9
     timers = Timers(
-        rekey_after_time_ns=2 * second, reject_after_time_ns=6 * second, keepalive_timeout_ns=second,
-        rekey_timeout_ns=second, rekey_attempt_time_ns=10 * second,
+        rekey_after_time_ns=2 * second,
+        reject_after_time_ns=6 * second,
+        keepalive_timeout_ns=second,
+        rekey_timeout_ns=second,
+        rekey_attempt_time_ns=10 * second,
     )
     pair = connected(pairs, timers=timers)
     pair.advance(2.1)

@@ -60,7 +60,21 @@
 	X(DROP_RING_EVENT_FULL, drop_ring_event_full) \
 	/* answers to inner packets */ \
 	X(ICMP_SENT, icmp_sent) \
-	X(ICMP_LIMITED, icmp_limited)
+	X(ICMP_LIMITED, icmp_limited) \
+	/* jump frames and paths */ \
+	X(RX_CONTROL, rx_control)                 /* messages of jump frames that authenticated */ \
+	X(TX_CONTROL, tx_control) \
+	X(RX_PROBES, rx_probes) \
+	X(TX_PROBES, tx_probes) \
+	X(TX_DUPLICATES, tx_duplicates)           /* datagrams sent on a second path as well */ \
+	X(TX_COPIES, tx_copies)                   /* datagrams copied to an address under validation */ \
+	X(DROP_CONTROL_FRAMES, drop_control_frames)   /* a message that breaks a rule of its frames */ \
+	X(DROP_CONTROL_RATE, drop_control_rate) \
+	X(DROP_CONTROL_PATH, drop_control_path)   /* a probe or answer from an address that is no path */ \
+	X(DROP_CONTROL_BUDGET, drop_control_budget)   /* beyond three times what came from there */ \
+	X(DROP_CONTROL_STALE, drop_control_stale)     /* an answer to no probe of ours, or a very old one */ \
+	X(DROP_RING_CONTROL_FULL, drop_ring_control_full) \
+	X(NOTICE_LIMITED, notice_limited)         /* new addresses not told to Python, 10/s per session */
 /* clang-format on */
 
 enum jv_counter {

@@ -38,16 +38,31 @@ struct jv_engine_config {
     uint32_t window_bits; /* replay window of data, a power of two */
     uint8_t index_seed[JV_INDEX_SEED_BYTES];
     struct jv_limits limits;
+    bool client; /* which way jump frames travel; a client answers configured endpoints only */
 };
 
 enum jv_event_kind {
     JV_EVENT_HANDSHAKE = 1, /* a well-sized message of type 1..3, not authenticated: from, data */
     JV_EVENT_WANTED = 2,    /* session needs a handshake: reason */
-    JV_EVENT_NOTICE =
-        3, /* an authenticated packet came from another address: from, value = 1 if it is the newest */
+    /* An authenticated packet came from an address that is no path (a stock peer's endpoint): from, bytes,
+     * path_id it claims, flags JV_NOTICE_*, value = 1 if it is the newest. */
+    JV_EVENT_NOTICE = 3,
     JV_EVENT_CONFIRMED = 4, /* the responder's keypair carried its first packet: from, value = local index */
     JV_EVENT_ERASED = 5,    /* the keys aged out and were wiped */
+    /* Jump frames that Python reads: data, from, local_index, reason = 4 or 5 (the message type they came
+     * in), path_id it claims, value = the path whose address it came from or 0. Walked, not yet read. */
+    JV_EVENT_CONTROL = 6,
+    /* Of one path (path_id), as gateway/core/inputs.py names them: */
+    JV_EVENT_SUSPECTED = 7,
+    JV_EVENT_MISSED = 8,        /* reason = misses in a row, value = ns since the last answer */
+    JV_EVENT_ANSWERED = 9,      /* reason = answers in a row */
+    JV_EVENT_MEASURED = 10,     /* data = struct jv_measured */
+    JV_EVENT_PEER_BINDING = 11, /* path_id and value = epoch: what the other end says is bound */
+    JV_EVENT_PMTU = 12,         /* value = inner bytes asked for, reason = 1 if they got through */
 };
+
+#define JV_NOTICE_NEWEST 1u /* the highest counter so far */
+#define JV_NOTICE_COPY   2u /* a control message that the replay window dropped, within 1 s of the first */
 
 enum jv_wanted_reason {
     JV_WANTED_NO_KEY = 1, /* a packet waits for a key */
@@ -59,10 +74,13 @@ struct jv_event {
     uint16_t kind;
     uint16_t reason;
     uint16_t len; /* of data */
-    uint16_t unused;
+    uint8_t path_id;
+    uint8_t flags;
     uint32_t slot;
     uint32_t bytes; /* size of the datagram that caused it */
     uint64_t value;
+    uint32_t local_index; /* of the keypair it came under */
+    uint32_t unused;
     struct jv_endpoint from;
     uint8_t data[];
 };
@@ -82,6 +100,7 @@ JV_API void jv_engine_free(struct jv_engine *e);
 /* Sockets and device. The caller keeps the descriptors open until they are removed. Returns the socket's id.
  */
 JV_API int jv_engine_add_socket(struct jv_engine *e, int fd) JV_WARN_UNUSED;
+/* Paths through it are dropped before: its id is given out again. */
 JV_API int jv_engine_remove_socket(struct jv_engine *e, int socket_id);
 /* The first socket of a family (AF_INET, AF_INET6), for an endpoint that came from a configuration. */
 JV_API int jv_engine_socket_for(struct jv_engine *e, int family) JV_WARN_UNUSED;
@@ -98,7 +117,9 @@ JV_API size_t jv_engine_slots_of(const struct jv_engine *e, const uint32_t *indi
                                  uint32_t *slots);
 JV_API int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *keys,
                              uint64_t now_ns) JV_WARN_UNUSED;
-JV_API int jv_engine_erase_keys(struct jv_engine *e, uint32_t slot);
+/* The session is over: its keys are wiped but for one keypair, which carries the next session and seals from
+ * now on if its first message has come (0 = none); its paths are gone. */
+JV_API int jv_engine_erase_keys(struct jv_engine *e, uint32_t slot, uint32_t keep_index);
 /* Where data goes from now on; packets that waited for an address leave at once. */
 JV_API int jv_engine_set_endpoint(struct jv_engine *e, uint32_t slot, const struct jv_endpoint *to,
                                   uint64_t now_ns);
@@ -129,7 +150,7 @@ JV_API int jv_engine_send(struct jv_engine *e, const struct jv_endpoint *to, con
 /* The oldest event, authenticated ones first; valid until consumed. NULL when there is none. */
 JV_API const struct jv_event *jv_engine_peek(struct jv_engine *e);
 JV_API void jv_engine_consume(struct jv_engine *e);
-/* Handshake messages that wait to be read. */
+/* Unauthenticated handshake messages that wait to be read. */
 JV_API uint32_t jv_engine_handshakes_waiting(const struct jv_engine *e);
 JV_API const struct jv_counters *jv_engine_counters(const struct jv_engine *e);
 

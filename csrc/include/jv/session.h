@@ -28,9 +28,27 @@ struct jv_keys {
     uint32_t local_index;
     uint32_t remote_index;
     bool initiator;
+    /* Suite 0 (protocol.md §3), 32 bytes each; NULL: no control messages under this keypair. */
+    const uint8_t *control_send;
+    const uint8_t *control_recv;
+    /* A HELLO comes first (protocol.md §2). Initiator: nothing is sent on installing, the caller sends HELLO.
+     * Responder: the first message proves the keypair but leaves `current` sealing until jv_engine_promote,
+     * because the HELLO has yet to show whose it is; without a current keypair it takes over at once. */
+    bool hold;
 };
 
-/* Traffic keys of one handshake, one for each direction, and what has been done with them. */
+/* Control messages of one keypair: own key, counter and window, so that a probe on a slow path survives any
+ * amount of data on a fast one. */
+struct jv_control {
+    uint64_t send_counter; /* the next to seal with, spent whatever becomes of the message (I39) */
+    struct jv_aead_key send;
+    struct jv_aead_key recv;
+    struct jv_replay window;
+    uint64_t words[JV_REPLAY_BITS_CONTROL / 64];
+};
+
+/* Traffic keys of one handshake, one for each direction, and what has been done with them. Data is sealed
+ * with ChaCha20-Poly1305 as type 4; the suites of type 5 data get their keys and their choice here. */
 struct jv_keypair {
     uint32_t local_index;  /* what the peer writes into the messages it sends us */
     uint32_t remote_index; /* what we write */
@@ -39,8 +57,11 @@ struct jv_keypair {
     struct jv_aead_key send;
     struct jv_aead_key recv;
     struct jv_replay window;
-    bool initiator;   /* we started this handshake, so we are the one to renew it */
-    uint64_t words[]; /* the window's bitmap */
+    bool initiator;             /* we started this handshake, so we are the one to renew it */
+    bool hold;                  /* see jv_keys */
+    bool confirmed;             /* a held one: its first message has come */
+    struct jv_control *control; /* NULL = suite 0 is refused */
+    uint64_t words[];           /* the window's bitmap */
 };
 
 /* When each of WireGuard's timers of one session is due (whitepaper §6.5), 0 = not running. */
@@ -49,7 +70,10 @@ struct jv_due {
     uint64_t silent_ns;     /* data went out and nothing authenticated came in since */
     uint64_t persistent_ns; /* the configured persistent keepalive */
     uint64_t erase_ns;      /* the keys of a dead session are wiped */
+    uint64_t paths_ns;      /* a probe, a miss or a suspicion (probe.c) */
 };
+
+struct jv_paths;
 
 struct jv_session {
     struct jv_keypair *current; /* seals and opens */
@@ -65,11 +89,14 @@ struct jv_session {
     uint16_t stage_head; /* packets waiting for a key, oldest first */
     uint16_t stage_tail;
     uint16_t stage_count;
-    struct jv_endpoint endpoint;
+    struct jv_endpoint endpoint; /* where data goes: the bound path's, or a stock peer's */
+    struct jv_paths *paths;      /* NULL for a stock session */
     uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
     struct jv_due due;
     struct jv_timer timer; /* armed at the earliest of due or before it */
-    uint64_t notice_ns;    /* last notice about a new address */
+    uint64_t notice_ns;    /* since when notices about new addresses are counted */
+    uint64_t control_ns;   /* rate of control messages from addresses that are no path's */
+    uint8_t notices;       /* in the second from notice_ns on */
     uint64_t latest_handshake_ns;
     uint32_t next_free; /* of an unused row */
 };
@@ -99,9 +126,11 @@ struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index
  */
 int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv_keys *keys,
                        uint64_t now_ns) JV_WARN_UNUSED;
-/* The first message under next has authenticated: next becomes current. */
+/* next becomes current: its first message has authenticated, and whose it is has been shown. */
 void jv_session_confirm(struct jv_session *s, uint64_t now_ns);
 /* Wipes all keypairs. */
 void jv_session_erase(struct jv_session *s);
+/* Wipes all but the one with this index. One that only waited for a HELLO becomes current. */
+void jv_session_keep_only(struct jv_session *s, uint32_t index);
 
 #endif

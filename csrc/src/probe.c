@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Liveness of paths (session.md §4, §6; dataplane.md §2): when a probe leaves, what its answer says, and what
+ * Python hears of it. All due times of a session's paths are one time in its row, on the wheel like
+ * WireGuard's timers; the packet path only brings it forward. */
+#include "engine_internal.h"
+
+#include <errno.h>
+
+/* --- what Python hears
+ * --------------------------------------------------------------------------------------- */
+
+static void report(struct jv_engine *e, const struct jv_session *s, const struct jv_path *path,
+                   enum jv_event_kind kind, unsigned reason, uint64_t value) {
+    (void)jv_engine_report(
+        e, s,
+        (struct jv_event){
+            .kind = (uint16_t)kind, .reason = (uint16_t)reason, .path_id = path->id, .value = value},
+        NULL, 0);
+}
+
+/* The first misses are told one by one; a path that stays dead is mentioned once a second. */
+static void report_missed(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
+    if (path->misses < 2 || (path->misses > JV_FAST_MISSES_MAX && e->now_ns - path->missed_ns < JV_NS_PER_S))
+        return;
+    path->missed_ns = e->now_ns;
+    report(e, s, path, JV_EVENT_MISSED, path->misses, e->now_ns - path->proof_ns);
+}
+
+static void report_measured(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
+    const struct jv_measured m = jv_path_measured(path, e->now_ns);
+    const bool crossed = jv_path_crossed(path, &s->paths->thresholds, &m, e->now_ns);
+    if (!crossed && !path->report)
+        return;
+    path->reported_ns = e->now_ns;
+    path->reported_srtt_us = m.srtt_us;
+    path->reported_jitter_us = m.jitter_us;
+    path->reported_loss_ppm = m.loss_ppm;
+    (void)jv_engine_report(e, s, (struct jv_event){.kind = JV_EVENT_MEASURED, .path_id = path->id}, &m,
+                           sizeof m);
+}
+
+/* Every answer if asked for; else the first after trouble, and those at which trust grows (session.md §5). */
+static void report_answered(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
+    if (path->report || path->streak == 1 || path->streak == 3 || path->streak == 30)
+        report(e, s, path, JV_EVENT_ANSWERED, path->streak, 0);
+}
+
+/* --- idle sessions
+ * ------------------------------------------------------------------------------------------- */
+
+uint64_t jv_engine_idle_interval(const struct jv_engine *e) {
+    const uint64_t interval_ns = e->idle_paths * JV_NS_PER_S / e->probe_budget;
+    return interval_ns < JV_IDLE_INTERVAL_MAX_NS ? interval_ns : JV_IDLE_INTERVAL_MAX_NS;
+}
+
+uint32_t jv_engine_idle_paths(const struct jv_engine *e) {
+    return e->idle_paths;
+}
+
+void jv_engine_set_probe_budget(struct jv_engine *e, uint32_t per_s) {
+    e->probe_budget = per_s ? per_s : 1;
+}
+
+void jv_paths_uncount(struct jv_engine *e, struct jv_session *s) {
+    if (!s->paths || !s->paths->idle)
+        return;
+    s->paths->idle = false;
+    e->idle_paths -= s->paths->used;
+}
+
+static void settle_idle(struct jv_engine *e, struct jv_paths *p) {
+    if (p->idle || e->now_ns - p->inner_ns < JV_IDLE_AFTER_NS)
+        return;
+    p->idle = true;
+    e->idle_paths += p->used;
+}
+
+static uint64_t interval_of(const struct jv_engine *e, const struct jv_paths *p, const struct jv_path *path) {
+    const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_engine_idle_interval(e);
+    return jv_path_interval_ns(path, p->profile_ns, p->idle ? idle_ns : 0, e->now_ns);
+}
+
+static uint64_t sooner(uint64_t a, uint64_t b) {
+    return b && (!a || b < a) ? b : a;
+}
+
+/* An inner packet passes. After idleness probes come at the profile's interval again. */
+void jv_paths_active(struct jv_engine *e, struct jv_session *s) {
+    struct jv_paths *p = s->paths;
+    p->inner_ns = e->now_ns;
+    if (jv_likely(!p->idle))
+        return;
+    jv_paths_uncount(e, s);
+    for (unsigned i = 0; i < p->capacity; i++) {
+        struct jv_path *path = &p->row[i];
+        if (path->id && path->next_probe_ns)
+            path->next_probe_ns = sooner(path->next_probe_ns, e->now_ns + interval_of(e, p, path));
+    }
+    jv_paths_arm(e, s);
+}
+
+/* --- time
+ * ---------------------------------------------------------------------------------------------------- */
+
+void jv_paths_arm(struct jv_engine *e, struct jv_session *s) {
+    uint64_t at = s->paths->pmtu.due_ns;
+    for (unsigned i = 0; i < s->paths->capacity; i++)
+        if (s->paths->row[i].id)
+            at = sooner(at, jv_path_due_ns(&s->paths->row[i], s->paths->profile_ns));
+    s->due.paths_ns = at;
+    jv_clock_arm(e, s);
+}
+
+void jv_paths_sent(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint64_t packets,
+                   uint64_t bytes, bool data) {
+    path->tx_packets += packets;
+    path->tx_bytes += bytes;
+    if (!data || path->data_ns)
+        return;
+    path->data_ns = e->now_ns;
+    s->due.paths_ns = sooner(s->due.paths_ns, jv_path_suspect_due_ns(path));
+    jv_clock_arm(e, s);
+}
+
+void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t datagram_bytes,
+                   struct jv_probe *out) {
+    *out = (struct jv_probe){
+        .tx_packets = path->tx_packets + 1,
+        .tx_bytes = path->tx_bytes + datagram_bytes,
+        .binding_epoch = p->epoch,
+        .bound_path_id = p->bound ? p->bound->id : 0,
+        .path_id = path->id,
+    };
+}
+
+/* Without a key there is nothing to ask with, and nothing to conclude from silence. */
+static void send_probe(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
+    const size_t len = 1 + JV_PROBE_FRAME_BYTES;
+    struct jv_keypair *kp = jv_control_key(e, s);
+    struct jv_probe probe;
+    uint8_t *plain = jv_control_plain(e);
+    if (!kp || !jv_path_may_probe(path))
+        return;
+    jv_probe_fill(s->paths, path, jv_control_datagram(len), &probe);
+    probe.tx_time_ns = e->now_ns;
+    probe.seq = path->seq + 1;
+    plain[0] = JV_FRAMES_MARK;
+    (void)jv_probe_put(plain + 1, &probe);
+    jv_count(&e->counters, JV_CTR_TX_PROBES);
+    (void)jv_control_send(e, s, kp, path, &path->endpoint, len); /* what is lost here is missed later */
+    (void)jv_path_probe_sent(path, e->now_ns);
+}
+
+static void run_path(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
+    const uint64_t now_ns = e->now_ns;
+    if (jv_path_miss(path, s->paths->profile_ns, now_ns) > 0)
+        report_missed(e, s, path);
+    const uint64_t doubt_ns = jv_path_suspect_due_ns(path);
+    const bool ask = doubt_ns && doubt_ns <= now_ns;
+    if (ask && path->asked_ns) {
+        path->suspect = true;
+        report(e, s, path, JV_EVENT_SUSPECTED, 0, 0);
+    } else if (ask) {
+        path->asked_ns = now_ns;
+    }
+    if (!ask && (!path->next_probe_ns || path->next_probe_ns > now_ns))
+        return;
+    send_probe(e, s, path);
+    const uint64_t interval_ns = interval_of(e, s->paths, path);
+    path->next_probe_ns = interval_ns ? now_ns + interval_ns : 0;
+}
+
+void jv_paths_run(struct jv_engine *e, struct jv_session *s) {
+    struct jv_paths *p = s->paths;
+    s->due.paths_ns = 0;
+    settle_idle(e, p);
+    for (unsigned i = 0; i < p->capacity; i++)
+        if (p->row[i].id)
+            run_path(e, s, &p->row[i]);
+    jv_pmtu_run(e, s);
+    jv_paths_arm(e, s);
+}
+
+/* --- probes and answers that came
+ * ---------------------------------------------------------------------------- */
+
+/* The other end's view, when it changed; while it differs from ours, repeated at most ten times a second. An
+ * overtaken message says nothing new. */
+void jv_probe_binding(struct jv_engine *e, const struct jv_arrival *a, uint64_t epoch, uint8_t path_id) {
+    struct jv_paths *p = a->session->paths;
+    const bool same = p->peer_known && p->peer_epoch == epoch && p->peer_path == path_id;
+    const bool agreed = epoch == p->epoch && path_id == (p->bound ? p->bound->id : 0);
+    if (!a->newest || (same && (agreed || e->now_ns - p->peer_told_ns < JV_NS_PER_S / 10)))
+        return;
+    p->peer_known = true;
+    p->peer_epoch = epoch;
+    p->peer_path = path_id;
+    p->peer_told_ns = e->now_ns;
+    (void)jv_engine_report(
+        e, a->session, (struct jv_event){.kind = JV_EVENT_PEER_BINDING, .path_id = path_id, .value = epoch},
+        NULL, 0);
+}
+
+/* A client answers on its paths only; a gateway also an address under validation, within its budget. */
+static bool may_answer(struct jv_engine *e, const struct jv_arrival *a, struct jv_visitor *v, size_t bytes) {
+    if (a->path)
+        return true;
+    if (!v) {
+        jv_count(&e->counters, JV_CTR_DROP_CONTROL_PATH);
+        return false;
+    }
+    if (jv_visitor_spend(v, bytes))
+        return true;
+    jv_count(&e->counters, JV_CTR_DROP_CONTROL_BUDGET);
+    return false;
+}
+
+static struct jv_visitor *visitor_of(const struct jv_engine *e, const struct jv_arrival *a) {
+    if (a->path || e->client || !a->session->paths)
+        return NULL;
+    return jv_visitor_at(a->session->paths, &a->msg->from, e->now_ns);
+}
+
+void jv_probe_answer(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe *probe) {
+    const size_t len = 1 + JV_PROBE_ACK_FRAME_BYTES;
+    struct jv_session *s = a->session;
+    struct jv_keypair *kp = jv_control_key(e, s);
+    struct jv_visitor *v = visitor_of(e, a);
+    jv_count(&e->counters, JV_CTR_RX_PROBES);
+    if (!may_answer(e, a, v, jv_control_datagram(len)))
+        return;
+    jv_probe_binding(e, a, probe->binding_epoch, probe->bound_path_id);
+    const struct jv_paths *p = s->paths;
+    const struct jv_probe_ack ack = {
+        .seq = probe->seq,
+        .echo_time_ns = probe->tx_time_ns,
+        .rx_packets = a->path ? a->path->rx_packets : v->rx_packets,
+        .rx_bytes = a->path ? a->path->rx_bytes : v->rx_bytes,
+        .binding_epoch = p->epoch,
+        .path_id = probe->path_id,
+        .bound_path_id = p->bound ? p->bound->id : 0,
+    };
+    uint8_t *plain = jv_control_plain(e);
+    plain[0] = JV_FRAMES_MARK;
+    (void)jv_probe_ack_put(plain + 1, &ack);
+    (void)jv_control_send(e, s, kp ? kp : a->kp, a->path, a->path ? &a->path->endpoint : &a->msg->from, len);
+}
+
+void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe_ack *ack) {
+    struct jv_path *path = a->path;
+    /* Evidence counts on the path that was asked, and there only. */
+    if (!path || path->id != ack->path_id) {
+        jv_count(&e->counters, JV_CTR_DROP_CONTROL_PATH);
+        return;
+    }
+    jv_probe_binding(e, a, ack->binding_epoch, ack->bound_path_id);
+    if (jv_pmtu_answered(e, a, ack->seq))
+        return;
+    if (!jv_path_answered(path, ack->seq, ack->echo_time_ns, ack->hold_time_ns, ack->rx_packets, e->now_ns)) {
+        jv_count(&e->counters, JV_CTR_DROP_CONTROL_STALE);
+        return;
+    }
+    report_answered(e, a->session, path);
+    report_measured(e, a->session, path);
+    jv_paths_arm(e, a->session);
+}

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gateway's keeper: every peer that completes a handshake has a session of the core, jump or stock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from gateway import frames as fr
+from gateway.control.keeperbase import SessionKeeper
+from gateway.control.peers import Peer
+from gateway.control.reception import Reception
+from gateway.control.sessions import Sink
+from gateway.core import inputs as inp
+from gateway.core.policy import Policy, Roaming
+from gateway.dataplane import engine as dp
+from gateway.noise.handshake import TransportKeys
+
+
+class GatewayKeeper(SessionKeeper):
+    """See reception.py for what a handshake and a HELLO mean."""
+
+    direction = fr.Direction.TO_GATEWAY
+
+    def __init__(
+        self, engine: dp.Engine, sink: Sink, policy: Policy, random_bytes: Callable[[int], bytes]
+    ) -> None:
+        super().__init__(engine, sink, random_bytes)
+        self._policies = {roaming: replace(policy, roaming=roaming) for roaming in Roaming}
+        self.reception = Reception(engine, self.sessions, self.policy_of)
+        self._takeovers: dict[int, Peer] = {}
+
+    def policy_of(self, peer: Peer) -> Policy:
+        """The process's policy with the peer's roaming."""
+        return self._policies[Roaming(peer.config.roaming)]
+
+    def holds(self, peer: Peer) -> bool:
+        """A jump session seals under its previous keypair until the HELLO has shown whose the new one is."""
+        live = self.sessions.of(peer.slot)
+        return live is not None and not live.core.stock
+
+    def answered(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
+        self.reception.answered(now_ns, peer, keys, source)
+
+    def initiated(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
+        self.reception.initiated(now_ns, peer, keys, source)
+
+    def installed(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
+        """The client speaks first."""
+
+    def confirmed(self, now_ns: int, peer: Peer, index: int, source: dp.Endpoint) -> None:
+        self.reception.confirmed(now_ns, peer, index, source)
+        if any(birth.hello_by_ns for birth in peer.births.values()):
+            self._takeovers[peer.slot] = peer
+
+    def noticed(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
+        live = self.sessions.of(peer.slot)
+        if live is None:
+            return
+        address = live.name(event.source)
+        if live.core.stock:
+            self.sessions.feed(
+                now_ns, live, inp.StockAddressSeen(address, bool(event.flags & dp.NOTICE_NEWEST))
+            )
+        else:
+            copy = bool(event.flags & dp.NOTICE_COPY)
+            self.sessions.feed(now_ns, live, inp.AddressSeen(event.path_id, address, "udp", copy))
+
+    def silent(self, now_ns: int, peer: Peer) -> None:
+        live = self.sessions.of(peer.slot)
+        if live is not None and live.core.stock:
+            self.sessions.feed(now_ns, live, inp.StockSilent())
+
+    def _frame(self, now_ns: int, peer: Peer, event: dp.Event, frame: fr.Frame) -> None:
+        if isinstance(frame, fr.Hello):
+            self._takeovers.pop(peer.slot, None)
+            self.reception.hello(now_ns, peer, event, frame)
+            return
+        live = self.sessions.of(peer.slot)
+        if live is not None and not live.core.stock:
+            self.reception.frame(now_ns, live, event, frame)
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def timer_due(self, now_ns: int, most: int) -> None:
+        super().timer_due(now_ns, most)
+        for slot, peer in list(self._takeovers.items()):
+            if _takeover_ns(peer) <= now_ns:
+                del self._takeovers[slot]
+                self.reception.takeover_due(now_ns, peer)
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        due = [_takeover_ns(peer) for peer in self._takeovers.values()]
+        sessions_ns = self.sessions.next_deadline_ns
+        return min((at for at in (*due, sessions_ns) if at is not None), default=None)
+
+
+def _takeover_ns(peer: Peer) -> int:
+    return min((birth.hello_by_ns for birth in peer.births.values() if birth.hello_by_ns), default=0)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client's greeting: HELLO under every new keypair until WELCOME, or the verdict that the gateway is a stock one.
+
+Rule: the client speaks first and only here. What the gateway says is believed when it authenticated under our keypair
+and names our own process (protocol.md §2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from gateway import frames as fr
+from gateway import suites
+from gateway.constants import NS_PER_MS, NS_PER_S
+from gateway.control.peers import Peer
+from gateway.control.reception import reason_of
+from gateway.control.sessions import Live, Sessions
+from gateway.control.snapshot import agreed_policy
+from gateway.core import inputs as inp
+from gateway.core.driver import First
+from gateway.core.policy import Policy
+from gateway.core.reasons import Reason
+from gateway.core.states import Role
+from gateway.dataplane.engine import Endpoint, Engine, Event
+from gateway.noise.handshake import TransportKeys
+
+# HELLO leaves at these times after the handshake; nothing after the last means a stock peer.
+HELLO_AT_NS: Final = (0, 250 * NS_PER_MS, 750 * NS_PER_MS, 1750 * NS_PER_MS)
+STOCK_AFTER_NS: Final = 3750 * NS_PER_MS
+# A gateway that has spoken jump frames before and is silent now is asked again that often (protocol = "auto").
+ASK_AGAIN_NS: Final = 30 * NS_PER_S
+
+
+@dataclass(slots=True)
+class Asking:
+    """A HELLO that waits for its WELCOME."""
+
+    index: int  # the keypair it is asked under
+    started_ns: int
+    to: Endpoint  # the handshake confirmed that we are heard there
+    path_id: int
+    zero: bool  # asks for a new session
+    sent: int = 0
+
+
+class Greeting:
+    """Client side. One object for all gateways; `asking` by the peer's slot."""
+
+    def __init__(self, engine: Engine, sessions: Sessions, instance_id: bytes, policy: Policy) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._instance_id = instance_id
+        self.policy = policy
+        self._asking: dict[int, Asking] = {}
+        self._spoken: set[int] = set()  # slots whose gateway has answered a HELLO in this process
+        # Told when a gateway turned out to be a stock one, or a jump one.
+        self.on_verdict: Callable[[int, Live, bool], None] = lambda now_ns, live, jump: None
+
+    # --- handshakes -------------------------------------------------------------------------------------------
+
+    def born(
+        self, now_ns: int, peer: Peer, keys: TransportKeys, path_id: int, address: str, at: Endpoint
+    ) -> None:
+        """Our handshake was answered: T0 and T1 in one step for a new session, else a rekey of the living one."""
+        live = self._sessions.of(peer.slot)
+        if live is not None:
+            self._sessions.feed(now_ns, live, inp.KeyInstalled())
+            return
+        live = self._sessions.create(
+            now_ns,
+            peer,
+            Role.CLIENT,
+            suites.session_id(keys.handshake_hash),
+            self.policy,
+            First(path_id, address),
+            at,
+            stock=peer.config.protocol == "wireguard",
+        )
+        self._sessions.feed(now_ns, live, inp.Confirmed(address))
+
+    def say_hello(self, now_ns: int, live: Live, index: int, path_id: int, to: Endpoint) -> None:
+        """HELLO is the first message under every new keypair (local index); data may follow it at once."""
+        if live.peer.config.protocol == "wireguard" or live.core.stock:
+            return
+        zero = live.slot not in self._spoken and not live.resumed
+        self._asking[live.slot] = Asking(index, now_ns, to, path_id, zero)
+        self.timer_due(now_ns)
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When a HELLO is repeated or its verdict falls."""
+        return min((_due_ns(asking) for asking in self._asking.values()), default=None)
+
+    def timer_due(self, now_ns: int) -> None:
+        """Repeat what is due; after 3.75 s of silence the other side is a stock peer."""
+        for slot, asking in list(self._asking.items()):
+            live = self._sessions.of(slot)
+            if live is None:
+                del self._asking[slot]
+            elif _due_ns(asking) <= now_ns:
+                self._advance(now_ns, slot, asking, live)
+
+    def _advance(self, now_ns: int, slot: int, asking: Asking, live: Live) -> None:
+        if asking.sent < len(HELLO_AT_NS):
+            asking.sent += 1
+            self._send_hello(now_ns, asking, live)
+            return
+        del self._asking[slot]
+        if slot not in self._spoken and live.peer.config.protocol != "jump":
+            live.core.stock = True
+            self.on_verdict(now_ns, live, False)
+        else:
+            self._asking[slot] = replace(asking, started_ns=now_ns + ASK_AGAIN_NS, sent=0)
+
+    def _send_hello(self, now_ns: int, asking: Asking, live: Live) -> None:
+        profile = live.core.policy.profile
+        hello = fr.Hello(
+            capabilities=0,
+            instance_id=self._instance_id,
+            session_id=fr.NO_SESSION if asking.zero else live.core.session_id,
+            binding_epoch=live.core.epoch,
+            path_id=asking.path_id,
+            suites=(suites.Suite.CHACHA20_POLY1305,),
+            liveness_interval_ms=profile.interval_ns // NS_PER_MS,
+            liveness_misses=profile.misses,
+        )
+        self._engine.send_data(live.slot, asking.index, asking.to, fr.encode((hello,)), now_ns)
+
+    # --- the gateway's answer ---------------------------------------------------------------------------------
+
+    def welcome(self, now_ns: int, live: Live, event: Event, welcome: fr.Welcome) -> bool:
+        """The session as the gateway has it; whether it answers our HELLO. Another session's is nobody's answer."""
+        asking = self._asking.get(live.slot)
+        if asking is None or event.local_index != asking.index or welcome.session_id != live.core.session_id:
+            return False
+        del self._asking[live.slot]
+        first = live.slot not in self._spoken
+        self._spoken.add(live.slot)
+        live.core.stock = False
+        policy = agreed_policy(live.core.policy, welcome.policy)
+        if policy != live.core.policy:
+            self._sessions.feed(now_ns, live, inp.PolicyChanged(policy))
+        answer = inp.Welcomed(welcome.binding_epoch, welcome.bound_path_id, welcome.last_attempt_id)
+        self._sessions.feed(now_ns, live, answer)
+        if first:
+            self.on_verdict(now_ns, live, True)
+        return True
+
+    def refused(self, now_ns: int, live: Live, refusal: fr.Refuse) -> None:
+        """Not served. An unknown session is over; the next handshake makes a new one."""
+        if refusal.instance_id != self._instance_id:
+            return
+        self._asking.pop(live.slot, None)
+        if refusal.reason != fr.RefuseReason.RATE_LIMITED:
+            self._sessions.feed(now_ns, live, inp.PeerTerminated())
+
+    # --- control frames ---------------------------------------------------------------------------------------
+
+    def frame(self, now_ns: int, live: Live, event: Event, path_id: int, frame: fr.Frame) -> None:
+        """One control frame of the gateway, that came in on the socket of `path_id`."""
+        if isinstance(frame, fr.ReattachAck):
+            self._feed(now_ns, live, inp.ReattachAck(frame.attempt_id, frame.binding_epoch, frame.path_id))
+        elif isinstance(frame, fr.ReattachReject):
+            self._feed(now_ns, live, _reject(frame))
+        elif isinstance(frame, fr.SwitchAdvice):
+            self._feed(now_ns, live, inp.SwitchAdvice(reason_of(frame.reason), frame.preferred_path_id))
+        elif isinstance(frame, fr.Challenge):
+            live.response = fr.Response(path_id=path_id, nonce=frame.nonce) if path_id else None
+            self._feed(now_ns, live, inp.ChallengeReceived(path_id, frame.path_id, frame.rebind))
+            live.response = None
+        elif isinstance(frame, fr.Terminate):
+            self._feed(now_ns, live, inp.PeerTerminated())
+
+    def _feed(self, now_ns: int, live: Live, one: inp.Input) -> None:
+        self._sessions.feed(now_ns, live, one)
+
+
+def _due_ns(asking: Asking) -> int:
+    """The next HELLO, or the verdict."""
+    after = HELLO_AT_NS[asking.sent] if asking.sent < len(HELLO_AT_NS) else STOCK_AFTER_NS
+    return asking.started_ns + after
+
+
+def _reject(frame: fr.ReattachReject) -> inp.ReattachReject:
+    reason = reason_of(frame.reason)
+    if reason is Reason.NONE:
+        reason = Reason.POLICY_DENIED
+    return inp.ReattachReject(frame.attempt_id, reason, frame.binding_epoch, frame.retry_after_ms * NS_PER_MS)

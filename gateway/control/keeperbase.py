@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What both keepers of sessions do alike: frames in by their message type, reports in as the core's inputs.
+
+Rule: a message is parsed whole before any frame acts, and a frame in the wrong kind of message is a protocol error:
+counted, never believed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from gateway import frames as fr
+from gateway.control.exchange import Exchange
+from gateway.control.peers import Peer
+from gateway.control.sessions import Live, Sessions, Sink
+from gateway.core import inputs as inp
+from gateway.dataplane import engine as dp
+from gateway.errors import ProtocolError
+from gateway.framefields import FrameError
+
+_TYPE_DATA = 4
+
+
+class SessionKeeper:
+    """Base of the gateway's and the client's keeper."""
+
+    exchange: Exchange
+    direction: fr.Direction
+
+    def __init__(self, engine: dp.Engine, sink: Sink, random_bytes: Callable[[int], bytes]) -> None:
+        self.engine = engine
+        self.sessions = Sessions(engine, sink, random_bytes)
+        self.sessions.on_handshake = self._handshake
+        self.counters: Counter[str] = Counter()
+
+    def _handshake(self, now_ns: int, live: Live, to: dp.Endpoint | None) -> None:
+        self.exchange.initiate_to(now_ns, live.peer, to)
+
+    # --- frames -----------------------------------------------------------------------------------------------
+
+    def control(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
+        """An authenticated message of jump frames."""
+        try:
+            found = self._parse(event)
+        except (FrameError, ProtocolError) as error:
+            self.counters[f"frame_{getattr(error, 'fault', 'misplaced')}"] += 1
+            return
+        for frame in found:
+            self._frame(now_ns, peer, event, frame)
+
+    def _parse(self, event: dp.Event) -> tuple[fr.Frame, ...]:
+        found = fr.parse(event.data, self.direction)
+        opening = event.reason == _TYPE_DATA
+        if any((frame.TYPE in fr.OPENING_TYPES) is not opening for frame in found):
+            raise ProtocolError("a frame travels in the other kind of message")
+        return found
+
+    def _frame(self, now_ns: int, peer: Peer, event: dp.Event, frame: fr.Frame) -> None:
+        raise NotImplementedError
+
+    # --- reports of the data plane ----------------------------------------------------------------------------
+
+    def report(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
+        """What the data plane found out about a path, as an input."""
+        live = self.sessions.of(peer.slot)
+        if live is None:
+            return
+        one = report_input(event)
+        if one is not None:
+            self.sessions.feed(now_ns, live, one)
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def timer_due(self, now_ns: int, most: int) -> None:
+        """Sessions whose deadline has come."""
+        self.sessions.timer_due(now_ns, most)
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When `timer_due` has work."""
+        return self.sessions.next_deadline_ns
+
+
+def report_input(event: dp.Event) -> inp.Input | None:
+    """The core's name for a report; None for one it does not ask for."""
+    if event.kind == dp.EVENT_SUSPECTED:
+        return inp.PathSuspected(event.path_id)
+    if event.kind == dp.EVENT_MISSED:
+        return inp.PathMissed(event.path_id, event.reason, event.value)
+    if event.kind == dp.EVENT_ANSWERED:
+        return inp.PathAnswered(event.path_id, event.reason)
+    if event.kind == dp.EVENT_MEASURED:
+        return inp.PathMeasured(event.path_id, *event.numbers)
+    if event.kind == dp.EVENT_PEER_BINDING:
+        return inp.PeerBinding(event.value, event.path_id)
+    return None

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gateway's reception: which session a completed handshake and the first message under it mean (protocol.md §2).
+
+Rule 1: a handshake of a peer that has a live session is a rekey of it until its first message says otherwise.
+Rule 2: what takes a session from somebody costs a token of the peer: two devices with one key cannot fight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Final
+
+from gateway import frames as fr
+from gateway import suites
+from gateway.constants import NS_PER_S
+from gateway.control.peers import Birth, Peer
+from gateway.control.sessions import Live, Sessions, address_name
+from gateway.control.snapshot import snapshot_of
+from gateway.core import inputs as inp
+from gateway.core.driver import First
+from gateway.core.policy import Policy
+from gateway.core.reasons import Reason
+from gateway.core.states import Role, State
+from gateway.core.stock import IMPLICIT_PATH_ID
+from gateway.dataplane.engine import Endpoint, Engine, Event
+from gateway.noise.handshake import TransportKeys
+
+# A key that a stock client took over says nothing for this long (protocol.md §2).
+TAKEOVER_NS: Final = 8 * NS_PER_S
+# Superseding and displacing: burst 3, one per 20 s.
+_DISPLACE_EVERY_NS: Final = 20 * NS_PER_S
+_DISPLACE_BURST: Final = 3
+
+
+class Reception:
+    """Gateway side. One object for all peers; what is remembered of a peer lies in its `births`."""
+
+    def __init__(self, engine: Engine, sessions: Sessions, policy_of: Callable[[Peer], Policy]) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._policy_of = policy_of
+
+    # --- handshakes -------------------------------------------------------------------------------------------
+
+    def answered(self, now_ns: int, peer: Peer, keys: TransportKeys, source: Endpoint) -> None:
+        """Our response has left (T0 when the peer has no live session)."""
+        birth = peer.remember(keys, source)
+        live = self._sessions.of(peer.slot)
+        if live is not None and live.core.state is State.BIRTH:
+            self._sessions.feed(now_ns, live, inp.BirthFailed())
+            live = None
+        if live is None:
+            self._create(now_ns, peer, birth)
+
+    def initiated(self, now_ns: int, peer: Peer, keys: TransportKeys, source: Endpoint) -> None:
+        """The peer answered our own initiation: for a stock session that is its reattachment."""
+        birth = peer.remember(keys, source)
+        live = self._sessions.of(peer.slot)
+        if live is None:
+            live = self._create(now_ns, peer, birth)
+            self._sessions.feed(now_ns, live, inp.Confirmed(address_name(source)))
+        elif live.core.stock:
+            self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
+
+    def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
+        """The first authenticated message under a keypair of ours."""
+        birth = peer.births.get(index)
+        live = self._sessions.of(peer.slot)
+        if birth is None:
+            return
+        if live is None:
+            live = self._create(now_ns, peer, birth)
+        if live.core.session_id == birth.session_id and live.core.state is State.BIRTH:
+            self._sessions.feed(now_ns, live, inp.Confirmed(live.name(source)))
+        elif live.core.stock:
+            self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
+        elif live.core.session_id != birth.session_id:
+            birth.hello_by_ns = now_ns + TAKEOVER_NS
+
+    def _create(self, now_ns: int, peer: Peer, birth: Birth) -> Live:
+        """A session is a stock one until a HELLO says otherwise, unless the peer must speak jump frames."""
+        stock = peer.config.protocol != "jump"
+        first = First(IMPLICIT_PATH_ID, address_name(birth.source))
+        return self._sessions.create(
+            now_ns,
+            peer,
+            Role.GATEWAY,
+            birth.session_id,
+            self._policy_of(peer),
+            first,
+            birth.source,
+            stock=stock,
+        )
+
+    def takeover_due(self, now_ns: int, peer: Peer) -> None:
+        """No HELLO under the new keypair of a jump session for 8 s: a stock client has this key now."""
+        live = self._sessions.of(peer.slot)
+        for birth in list(peer.births.values()):
+            if not birth.hello_by_ns or birth.hello_by_ns > now_ns or live is None:
+                continue
+            birth.hello_by_ns = 0
+            if peer.config.protocol != "jump" and self._may_displace(now_ns, peer):
+                self._supersede(now_ns, peer, live, birth)
+
+    def _may_displace(self, now_ns: int, peer: Peer) -> bool:
+        """A bucket as one time: when it will be full again."""
+        full_ns = max(peer.displace_ns, now_ns)
+        if full_ns - now_ns > (_DISPLACE_BURST - 1) * _DISPLACE_EVERY_NS:
+            return False
+        peer.displace_ns = full_ns + _DISPLACE_EVERY_NS
+        return True
+
+    def _supersede(self, now_ns: int, peer: Peer, live: Live, birth: Birth) -> Live:
+        """The old session ends, this keypair carries the new one: T18, T0, T1."""
+        live.keep_index = birth.index
+        self._sessions.feed(now_ns, live, inp.Superseded())
+        fresh = self._create(now_ns, peer, birth)
+        self._sessions.feed(now_ns, fresh, inp.Confirmed(fresh.name(birth.source)))
+        return fresh
+
+    # --- HELLO ------------------------------------------------------------------------------------------------
+
+    def hello(self, now_ns: int, peer: Peer, event: Event, hello: fr.Hello) -> None:
+        """The table of protocol.md §2: rekey, resume, supersede, or refuse."""
+        birth = peer.births.get(event.local_index)
+        if birth is None or peer.config.protocol == "wireguard":
+            return
+        birth.hello_by_ns = 0
+        live = self._sessions.of(peer.slot)
+        if live is None or live.core.state is State.BIRTH:
+            self._refuse(now_ns, peer, event, hello, fr.RefuseReason.SESSION_NOT_FOUND)
+        elif self._means(live, birth, hello):
+            self._welcome_to(now_ns, live, birth, event, hello)
+        elif hello.session_id != fr.NO_SESSION:
+            self._refuse(now_ns, peer, event, hello, fr.RefuseReason.SESSION_NOT_FOUND)
+        elif self._may_displace(now_ns, peer):
+            fresh = self._supersede(now_ns, peer, live, birth)
+            self._welcome_to(now_ns, fresh, birth, event, hello)
+        else:
+            self._refuse(now_ns, peer, event, hello, fr.RefuseReason.RATE_LIMITED)
+
+    @staticmethod
+    def _means(live: Live, birth: Birth, hello: fr.Hello) -> bool:
+        """Whether the HELLO is for the live session: by its id, or by the handshake that made it."""
+        made = live.core.session_id == birth.session_id
+        return hello.session_id == live.core.session_id or (made and hello.session_id == fr.NO_SESSION)
+
+    def _welcome_to(self, now_ns: int, live: Live, birth: Birth, event: Event, hello: fr.Hello) -> None:
+        if live.instance not in (b"", hello.instance_id) and not self._may_displace(now_ns, live.peer):
+            self._refuse(now_ns, live.peer, event, hello, fr.RefuseReason.RATE_LIMITED)
+            return
+        live.instance = hello.instance_id
+        self._engine.promote(live.slot, birth.index, now_ns)
+        if birth.session_id != live.core.session_id:
+            self._sessions.feed(now_ns, live, inp.KeyInstalled())
+        fresh = not live.has_paths
+        if fresh:
+            self._sessions.open_paths(now_ns, live)
+        address = live.name(event.source)
+        self._sessions.feed(now_ns, live, inp.HelloSeen(hello.path_id, address, hello.binding_epoch))
+        if fresh:
+            self._sessions.bind_again(now_ns, live)
+        self._send(now_ns, live.peer, event, self._welcome(live, event.source))
+
+    @staticmethod
+    def _welcome(live: Live, source: Endpoint) -> fr.Welcome:
+        core = live.core
+        return fr.Welcome(
+            session_id=core.session_id,
+            binding_epoch=core.epoch,
+            bound_path_id=core.bound_id,
+            state_version=core.version,
+            last_attempt_id=core.attempt_id,
+            suite=suites.Suite.CHACHA20_POLY1305,
+            policy=snapshot_of(core.policy),
+            inner_addresses=(),
+            endpoints=(),
+            observed=fr.Endpoint(ip=ip_address(source.ip), port=source.port),
+        )
+
+    def _refuse(self, now_ns: int, peer: Peer, event: Event, hello: fr.Hello, why: fr.RefuseReason) -> None:
+        retry_ms = _DISPLACE_EVERY_NS // 1_000_000 if why is fr.RefuseReason.RATE_LIMITED else 0
+        refusal = fr.Refuse(instance_id=hello.instance_id, reason=why, retry_after_ms=retry_ms)
+        self._send(now_ns, peer, event, refusal)
+
+    def _send(self, now_ns: int, peer: Peer, event: Event, frame: fr.Frame) -> None:
+        """Under the keypair the HELLO came under, to where it came from: the handshake confirmed that address."""
+        plaintext = fr.encode((frame,))
+        self._engine.send_data(peer.slot, event.local_index, event.source, plaintext, now_ns)
+
+    # --- control frames ---------------------------------------------------------------------------------------
+
+    def frame(self, now_ns: int, live: Live, event: Event, frame: fr.Frame) -> None:
+        """One control frame of a jump session, in the order of the message."""
+        address = live.name(event.source)
+        if isinstance(frame, fr.ReattachRequest):
+            self._request(now_ns, live, frame, address)
+        elif isinstance(frame, fr.Response):
+            self._response(now_ns, live, frame)
+        elif isinstance(frame, fr.PathClose):
+            self._sessions.feed(now_ns, live, inp.PathRemoved(frame.path_id))
+        elif isinstance(frame, fr.Terminate):
+            self._sessions.feed(now_ns, live, inp.PeerTerminated())
+        elif isinstance(frame, fr.Ping):
+            self._sessions.send(now_ns, live, address, fr.Pong(token=frame.token))
+
+    def _request(self, now_ns: int, live: Live, asked: fr.ReattachRequest, address: str) -> None:
+        request = inp.ReattachRequest(
+            asked.attempt_id,
+            asked.binding_epoch,
+            asked.path_id,
+            reason_of(asked.reason),
+            asked.forced,
+            address,
+        )
+        self._sessions.feed(now_ns, live, request)
+
+    def _response(self, now_ns: int, live: Live, answer: fr.Response) -> None:
+        """It validates the address its challenge was sent to, once, from whatever address it arrives."""
+        challenge = live.nonces.pop(answer.nonce, None)
+        if challenge is None:
+            return
+        address, _, sent_ns = challenge
+        answered = inp.ChallengeAnswered(address, answer.path_id, now_ns - sent_ns)
+        self._sessions.feed(now_ns, live, answered)
+
+
+def reason_of(number: int) -> Reason:
+    """A reason of the wire; one we do not know says nothing."""
+    try:
+        return Reason(number)
+    except ValueError:
+        return Reason.NONE

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one process writes down: the audit journal and the durable store, and what it finds there at its start.
+
+Rule: neither ever delays a decision. Keys are never written.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from gateway.control import clock, statedir
+from gateway.control.auditfile import load_signing_key
+from gateway.control.auditlog import AuditLog
+from gateway.control.peers import Peer
+from gateway.control.sessions import Live, Sessions
+from gateway.control.store import SavedSession, Store
+from gateway.core import driver
+from gateway.core.policy import Policy
+from gateway.noise.timestamp import TimestampSource
+
+JOURNAL_FOLDER: Final = "audit"
+
+
+class Records:
+    """Audit log and store of one interface. `close` flushes both."""
+
+    def __init__(self, state_dir: Path, interface: str, log: structlog.stdlib.BoundLogger) -> None:
+        statedir.ensure_dir(state_dir)
+        self.journal = statedir.ensure_dir(state_dir / JOURNAL_FOLDER)
+        key = load_signing_key(state_dir, secrets.token_bytes)
+        self.audit = AuditLog(
+            self.journal,
+            socket.gethostname(),
+            key,
+            interface=interface,
+            on_problem=lambda text: log.warning("audit", problem=text),
+        )
+        self.store = Store(
+            state_dir / f"sessions-{interface}.db", on_problem=lambda text: log.warning("store", problem=text)
+        )
+
+    def timestamps(self) -> TimestampSource:
+        """Our own initiations go on above the last stamp of an earlier run (whitepaper §5.1)."""
+        return TimestampSource(self.store.load_own_stamp())
+
+    def follow(self, sessions: Sessions) -> None:
+        """Keep the store true from now on."""
+        sessions.on_persist = self._persist
+
+    def _persist(self, now_ns: int, live: Live) -> None:
+        key = live.peer.config.public_key
+        if live.core.ended:
+            self.store.forget_session(key)
+        else:
+            self.store.save_session(key, driver.snapshot(live.core, now_ns), live.instance, clock.unix_ns())
+
+    def stamp(self, peer: Peer, own: TimestampSource) -> None:
+        """A handshake completed: its timestamps must not come again, whatever happens to this process."""
+        if peer.handshake is not None and peer.handshake.greatest_timestamp:
+            self.store.save_stamp(peer.config.public_key, peer.handshake.greatest_timestamp)
+        if own.last:
+            self.store.save_own_stamp(own.last)
+
+    def saved(self) -> dict[bytes, SavedSession]:
+        """The sessions an earlier run left, by the peer's public key."""
+        return {one.peer_key: one for one in self.store.load_sessions()}
+
+    def resume(
+        self, now_ns: int, sessions: Sessions, peer: Peer, saved: SavedSession, policy: Policy
+    ) -> Live | None:
+        """T22 for one of them; None when its time is over."""
+        down_ns = saved.down_ns(clock.unix_ns())
+        live = sessions.restore(now_ns, peer, saved.record, policy, down_ns, saved.record.version)
+        if live is not None:
+            live.instance = saved.instance
+            live.resumed = True
+        return live
+
+    def close(self) -> None:
+        """Write what waits. Blocks for at most some seconds."""
+        self.store.close()
+        self.audit.close()

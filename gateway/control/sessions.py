@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core's sessions on this process's data plane: inputs in, effects out, one queue of deadlines.
+
+Rule 1: the core decides and never acts, this file acts and never decides. Every input goes through `feed`, every
+effect through one method named after it.
+Rule 2: the core knows addresses as text; which socket and sockaddr a text means is known here, bounded per session.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from gateway import frames as fr
+from gateway.control.peers import Peer
+from gateway.core import driver
+from gateway.core import effects as fx
+from gateway.core import inputs as inp
+from gateway.core.policy import Policy
+from gateway.core.session import Session, Turn
+from gateway.core.states import Role
+from gateway.dataplane.engine import Endpoint, Engine
+
+RandomBytes = Callable[[int], bytes]
+
+# Addresses a session may have a name for: its paths, the slots under validation, and where it answered last.
+_ADDRESSES_MAX: Final = 24
+# Challenges in flight; the core sends at most three to each of three slots and the old path.
+_NONCES_MAX: Final = 16
+
+
+class Sink(Protocol):
+    """Takes what went in and what came out, in order. It never blocks and never raises."""
+
+    def created(self, session: Session, first: driver.First, turn: Turn) -> None: ...
+    def received(self, session: Session, one: inp.Input, turn: Turn) -> None: ...
+    def timed(self, session: Session, turn: Turn) -> None: ...
+    def restored(
+        self, session: Session, record: driver.Stored, down_ns: int, audited_version: int, turn: Turn
+    ) -> None: ...
+
+
+def address_name(endpoint: Endpoint) -> str:
+    """What the core and the audit call an address of the other end."""
+    return f"udp:{endpoint}"
+
+
+class Live:
+    """One session of the core, and what the shell must remember for it."""
+
+    __slots__ = (
+        "addresses",
+        "core",
+        "deadline_ns",
+        "ended",
+        "has_paths",
+        "instance",
+        "keep_index",
+        "nonces",
+        "peer",
+        "response",
+        "resumed",
+        "sends_under",
+    )
+
+    def __init__(self, core: Session, peer: Peer) -> None:
+        self.core = core
+        self.peer = peer
+        self.instance = b""  # the client process that holds it; b"" for a stock peer
+        self.addresses: dict[str, Endpoint] = {}
+        self.nonces: dict[bytes, tuple[str, int, int]] = {}  # challenge -> address, path_id, sent_ns
+        self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
+        self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
+        self.sends_under = 0  # local index of the keypair control frames go out under, 0 = the current one
+        self.deadline_ns: int | None = None
+        self.has_paths = False  # the data plane has rows for its paths: it speaks jump frames
+        self.resumed = False  # found in the store: its HELLO names it
+        self.ended = False
+
+    @property
+    def slot(self) -> int:
+        return self.peer.slot
+
+    def name(self, endpoint: Endpoint) -> str:
+        """The core's name for an address; the oldest one is forgotten when there are too many."""
+        text = address_name(endpoint)
+        if text not in self.addresses and len(self.addresses) >= _ADDRESSES_MAX:
+            self._forget_one()
+        self.addresses[text] = endpoint
+        return text
+
+    def _forget_one(self) -> None:
+        known = {path.address for path in self.core.paths}
+        spare = next((text for text in self.addresses if text not in known), None)
+        if spare is not None:
+            del self.addresses[spare]
+
+
+class Sessions:
+    """All sessions of one process by slot. `on_ended` lets the owner free what belongs to the peer."""
+
+    def __init__(self, engine: Engine, sink: Sink, random_bytes: RandomBytes) -> None:
+        self._engine = engine
+        self._sink = sink
+        self._random = random_bytes
+        self._by_slot: dict[int, Live] = {}
+        self._queue: list[tuple[int, int, Live]] = []
+        self._order = 0
+        self.on_ended: Callable[[int, Live], None] = lambda now_ns, live: None
+        self.on_persist: Callable[[int, Live], None] = lambda now_ns, live: None
+        # The exchange's part: one initiation, on a path or to an address.
+        self.on_handshake: Callable[[int, Live, Endpoint | None], None] = lambda now_ns, live, to: None
+        self._apply: Final[dict[type[fx.Effect], Callable[[int, Live, Any], None]]] = {
+            fx.SwitchBinding: self._switch_binding,
+            fx.ClearBinding: self._clear_binding,
+            fx.RetirePath: self._nothing,
+            fx.DropPath: self._drop_path,
+            fx.ProbePath: self._probe_path,
+            fx.DuplicateTraffic: self._duplicate,
+            fx.SendReattachRequest: self._send_request,
+            fx.SendReattachAck: self._send_ack,
+            fx.SendReattachReject: self._send_reject,
+            fx.SendChallenge: self._send_challenge,
+            fx.SendResponse: self._send_response,
+            fx.SendAdvice: self._send_advice,
+            fx.CopyDownstream: self._copy,
+            fx.StopCopy: self._stop_copy,
+            fx.StartHandshake: self._start_handshake,
+            fx.InitiateTo: self._initiate_to,
+            fx.StartRekey: self._start_rekey,
+            fx.SendTerminate: self._send_terminate,
+            fx.EraseKeys: self._erase_keys,
+            fx.Persist: lambda now_ns, live, _: self.on_persist(now_ns, live),
+        }
+
+    def __iter__(self) -> Any:
+        return iter(self._by_slot.values())
+
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
+    def of(self, slot: int) -> Live | None:
+        """The living session of a slot."""
+        return self._by_slot.get(slot)
+
+    # --- in ---------------------------------------------------------------------------------------------------
+
+    def create(
+        self,
+        now_ns: int,
+        peer: Peer,
+        role: Role,
+        session_id: bytes,
+        policy: Policy,
+        first: driver.First,
+        at: Endpoint,
+        *,
+        stock: bool,
+    ) -> Live:
+        """T0; `at` is what `first.address` names. Refused for an invalid policy. The slot's older session has ended."""
+        core, turn = driver.create(role, session_id, peer.config.name, policy, first, now_ns, stock)
+        live = Live(core, peer)
+        live.addresses[first.address] = at
+        self._by_slot[peer.slot] = live
+        self._sink.created(core, first, turn)
+        self._carry_out(now_ns, live, turn)
+        return live
+
+    def restore(
+        self,
+        now_ns: int,
+        peer: Peer,
+        record: driver.Stored,
+        policy: Policy,
+        down_ns: int,
+        audited_version: int,
+    ) -> Live | None:
+        """T22 from the durable store; None when its time is over."""
+        core, turn = driver.restore(record, policy, down_ns, audited_version, now_ns)
+        live = Live(core, peer)
+        self._by_slot[peer.slot] = live
+        self._sink.restored(core, record, down_ns, audited_version, turn)
+        self._carry_out(now_ns, live, turn)
+        return None if live.ended else live
+
+    def feed(self, now_ns: int, live: Live, one: inp.Input) -> Turn:
+        """One input; its effects are carried out before this returns."""
+        turn = driver.receive(live.core, one, now_ns)
+        self._sink.received(live.core, one, turn)
+        self._carry_out(now_ns, live, turn)
+        return turn
+
+    def timer_due(self, now_ns: int, most: int) -> None:
+        """Run up to `most` sessions whose deadline has come."""
+        while most > 0 and (at := self.next_deadline_ns) is not None and at <= now_ns:
+            live = heapq.heappop(self._queue)[2]
+            live.deadline_ns = None
+            turn = driver.timer_due(live.core, now_ns)
+            self._sink.timed(live.core, turn)
+            self._carry_out(now_ns, live, turn)
+            most -= 1
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """When `timer_due` has work. Entries of sessions that were armed anew are passed over."""
+        while self._queue and self._queue[0][2].deadline_ns != self._queue[0][0]:
+            heapq.heappop(self._queue)
+        return self._queue[0][0] if self._queue else None
+
+    def _carry_out(self, now_ns: int, live: Live, turn: Turn) -> None:
+        for effect in turn.effects:
+            self._apply[type(effect)](now_ns, live, effect)
+        if live.core.ended and not live.ended:
+            live.ended = True
+            if self._by_slot.get(live.slot) is live:
+                del self._by_slot[live.slot]
+            self.on_ended(now_ns, live)
+        self._arm(live)
+
+    def _arm(self, live: Live) -> None:
+        """The queue's entry stands at the session's next deadline; an earlier one is left and looks again."""
+        at = driver.next_deadline(live.core)
+        if at is None or (live.deadline_ns is not None and live.deadline_ns <= at):
+            live.deadline_ns = live.deadline_ns if at is not None else None
+            return
+        live.deadline_ns = at
+        self._order += 1
+        heapq.heappush(self._queue, (at, self._order, live))
+
+    # --- out: binding and paths -------------------------------------------------------------------------------
+
+    def open_paths(self, now_ns: int, live: Live) -> None:
+        """The other end speaks jump frames: the data plane measures paths from now on, by this session's policy."""
+        policy = live.core.policy
+        self._engine.open_paths(live.slot, now_ns)
+        self._engine.set_liveness(live.slot, policy.profile.interval_ns, now_ns)
+        self._engine.set_thresholds(
+            live.slot,
+            loss_enter_ppm=policy.loss_enter_ppm,
+            loss_exit_ppm=policy.loss_exit_ppm,
+            latency_enter_us=policy.latency_enter_ns // 1000,
+            latency_factor=policy.latency_factor,
+            jitter_enter_us=policy.jitter_enter_ns // 1000,
+            exit_ratio_ppm=policy.exit_ratio_ppm,
+        )
+        live.has_paths = True
+
+    def bind_again(self, now_ns: int, live: Live) -> None:
+        """Tell the data plane the paths and the binding the core has already."""
+        for path in live.core.paths:
+            to = live.addresses.get(path.address)
+            if to is not None:
+                self._engine.set_path(live.slot, path.path_id, to, now_ns)
+        if live.core.bound_id:
+            self._engine.bind(live.slot, live.core.bound_id, live.core.epoch, now_ns)
+
+    def _nothing(self, now_ns: int, live: Live, effect: fx.Effect) -> None:
+        """A path that retires only receives, and receiving goes by key: nothing to do."""
+
+    def _switch_binding(self, now_ns: int, live: Live, effect: fx.SwitchBinding) -> None:
+        to = live.addresses.get(effect.address)
+        if to is None:
+            return
+        if live.has_paths:
+            self._engine.set_path(live.slot, effect.path_id, to, now_ns)
+            self._engine.bind(live.slot, effect.path_id, effect.epoch, now_ns)
+        else:
+            self._engine.set_endpoint(live.slot, to, now_ns)
+
+    def _clear_binding(self, now_ns: int, live: Live, effect: fx.ClearBinding) -> None:
+        if live.has_paths:
+            self._engine.clear_binding(live.slot, effect.epoch, now_ns)
+
+    def _drop_path(self, now_ns: int, live: Live, effect: fx.DropPath) -> None:
+        if live.has_paths:
+            self._engine.drop_path(live.slot, effect.path_id)
+
+    def _probe_path(self, now_ns: int, live: Live, effect: fx.ProbePath) -> None:
+        path = live.core.path(effect.path_id)
+        to = live.addresses.get(path.address) if path is not None else None
+        if not live.has_paths or to is None:
+            return
+        self._engine.set_path(live.slot, effect.path_id, to, now_ns)
+        self._engine.probe_path(live.slot, effect.path_id, effect.interval_ns, effect.report, now_ns)
+
+    def _duplicate(self, now_ns: int, live: Live, effect: fx.DuplicateTraffic) -> None:
+        if live.has_paths:
+            self._engine.duplicate(live.slot, effect.path_id, effect.standby_id, effect.until_ns, now_ns)
+
+    def _copy(self, now_ns: int, live: Live, effect: fx.CopyDownstream) -> None:
+        to = live.addresses.get(effect.address)
+        if to is not None:
+            self._engine.copy_to(live.slot, to, effect.until_ns, now_ns)
+
+    def _stop_copy(self, now_ns: int, live: Live, effect: fx.StopCopy) -> None:
+        to = live.addresses.get(effect.address)
+        if to is not None:
+            self._engine.stop_copy(live.slot, to)
+
+    # --- out: frames ------------------------------------------------------------------------------------------
+
+    def send(self, now_ns: int, live: Live, address: str, *out: fr.Frame) -> None:
+        """Control frames in one datagram to a named address; an unknown one is no longer ours to send to."""
+        to = live.addresses.get(address)
+        if to is not None:
+            self._engine.send_control(live.slot, live.sends_under, to, fr.encode(out), now_ns)
+
+    def _on_path(self, live: Live, path_id: int) -> str:
+        path = live.core.path(path_id)
+        return path.address if path is not None else ""
+
+    def _send_request(self, now_ns: int, live: Live, effect: fx.SendReattachRequest) -> None:
+        request = fr.ReattachRequest(
+            attempt_id=effect.attempt_id,
+            binding_epoch=effect.epoch,
+            path_id=effect.path_id,
+            reason=int(effect.reason),
+            forced=effect.forced,
+        )
+        before = (live.response,) if effect.with_response and live.response is not None else ()
+        self.send(now_ns, live, self._on_path(live, effect.path_id), *before, request)
+
+    def _send_ack(self, now_ns: int, live: Live, effect: fx.SendReattachAck) -> None:
+        ack = fr.ReattachAck(attempt_id=effect.attempt_id, binding_epoch=effect.epoch, path_id=effect.path_id)
+        self.send(now_ns, live, effect.address, ack)
+
+    def _send_reject(self, now_ns: int, live: Live, effect: fx.SendReattachReject) -> None:
+        reject = fr.ReattachReject(
+            attempt_id=effect.attempt_id,
+            reason=int(effect.reason),
+            binding_epoch=effect.epoch,
+            retry_after_ms=min(effect.retry_after_ns // 1_000_000, 0xFFFFFFFF),
+        )
+        self.send(now_ns, live, effect.address, reject)
+
+    def _send_challenge(self, now_ns: int, live: Live, effect: fx.SendChallenge) -> None:
+        nonce = self._random(fr.CHALLENGE_BYTES)
+        if len(live.nonces) >= _NONCES_MAX:
+            del live.nonces[next(iter(live.nonces))]
+        live.nonces[nonce] = (effect.address, effect.path_id, now_ns)
+        challenge = fr.Challenge(path_id=effect.path_id, rebind=effect.rebind, nonce=nonce)
+        self.send(now_ns, live, effect.address, challenge)
+
+    def _send_response(self, now_ns: int, live: Live, effect: fx.SendResponse) -> None:
+        if live.response is not None:
+            self.send(now_ns, live, self._on_path(live, effect.path_id), live.response)
+
+    def _send_advice(self, now_ns: int, live: Live, effect: fx.SendAdvice) -> None:
+        advice = fr.SwitchAdvice(reason=int(effect.reason), preferred_path_id=effect.preference)
+        self.send(now_ns, live, self._on_path(live, effect.path_id), advice)
+
+    def _send_terminate(self, now_ns: int, live: Live, effect: fx.SendTerminate) -> None:
+        for _, address in effect.targets:
+            self.send(now_ns, live, address, fr.Terminate(reason=int(effect.reason)))
+
+    # --- out: keys --------------------------------------------------------------------------------------------
+
+    def _start_handshake(self, now_ns: int, live: Live, effect: fx.StartHandshake) -> None:
+        self.on_handshake(now_ns, live, live.addresses.get(self._on_path(live, effect.path_id)))
+
+    def _initiate_to(self, now_ns: int, live: Live, effect: fx.InitiateTo) -> None:
+        to = live.addresses.get(effect.address)
+        if to is not None:
+            self.on_handshake(now_ns, live, to)
+
+    def _start_rekey(self, now_ns: int, live: Live, effect: fx.StartRekey) -> None:
+        self.on_handshake(now_ns, live, live.addresses.get(self._on_path(live, effect.path_id)))
+
+    def _erase_keys(self, now_ns: int, live: Live, effect: fx.EraseKeys) -> None:
+        self._engine.erase_keys(live.slot, live.keep_index)

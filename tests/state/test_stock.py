@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock sessions: WireGuard's own death rule, the handshake as reattachment, three roaming policies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gateway.core import Policy, Reason, Role, Session, State, audit, driver
+from gateway.core import effects as fx
+from gateway.core import inputs as inp
+from gateway.core.policy import Roaming
+from gateway.core.states import SwitchClass
+from tests.state.invariants import verify
+from tests.state.make import LOSSY, MS, T0, S, attached, effects, named, rows
+
+
+def stock(roaming: Roaming = Roaming.HANDSHAKE) -> Session:
+    return attached(Role.GATEWAY, policy=Policy(roaming=roaming), paths=1, stock=True)
+
+
+def address(s: Session) -> str:
+    assert s.active is not None
+    return s.active.address
+
+
+def test_death_is_fifteen_seconds_of_wireguard_and_a_handshake_is_the_reattachment() -> None:
+    s = stock()
+    assert rows(driver.receive(s, inp.StockSilent(), T0 + 15 * S)) == ["T5"]
+    assert s.window_end_ns == T0 + 195 * S
+    turn = driver.receive(s, inp.StockHandshake("a1"), T0 + 60 * S)
+    assert rows(turn) == ["T11", "T13"]
+    assert (s.state, s.epoch) == (State.ATTACHED, 2)
+
+
+def test_the_window_of_a_stock_session_is_its_own() -> None:
+    s = stock()
+    driver.receive(s, inp.StockSilent(), T0)
+    assert rows(driver.timer_due(s, T0 + 180 * S - 1)) == []
+    assert rows(driver.timer_due(s, T0 + 180 * S)) == ["T16"]
+
+
+def test_volatility_is_not_measured_and_silence_of_an_idle_peer_is_not_death() -> None:
+    s = stock()
+    assert rows(driver.receive(s, LOSSY, T0 + S)) == []
+    now = T0
+    while (due := driver.next_deadline(s)) is not None and due < T0 + 7 * 3600 * S:
+        assert due > now
+        assert rows(driver.timer_due(s, due)) == []
+        now = due
+    assert s.state is State.ATTACHED
+
+
+def test_handshake_roaming_one_copied_packet_moves_nothing() -> None:
+    s = stock()
+    turn = driver.receive(s, inp.StockAddressSeen("evil", True), T0 + S)
+    assert effects(turn, fx.InitiateTo) == [fx.InitiateTo("evil")]
+    assert effects(turn, fx.CopyDownstream)[0].address == "evil"
+    again = driver.receive(s, inp.StockAddressSeen("evil", True), T0 + 2 * S)
+    assert effects(again, fx.InitiateTo) == []
+    assert len(effects(driver.receive(s, inp.StockAddressSeen("evil", True), T0 + 6 * S), fx.InitiateTo)) == 1
+    assert address(s) == "a1"
+    assert s.version == 1
+
+
+def test_handshake_roaming_moves_where_the_handshake_completes() -> None:
+    s = stock()
+    turn = driver.receive(s, inp.StockHandshake("new"), T0 + S)
+    assert rows(turn) == ["T7", "T10", "T13"]
+    assert named(turn, "STATE_CHANGE")[0].reason is Reason.STOCK_ROAMING
+    assert address(s) == "new"
+
+
+def test_wireguard_roaming_costs_two_tokens_away_and_nothing_home() -> None:
+    s = stock(Roaming.WIREGUARD)
+    assert rows(driver.receive(s, inp.StockAddressSeen("evil", False), T0 + S)) == []
+    moved = 0
+    for n in range(1, 40):
+        moved += bool(rows(driver.receive(s, inp.StockAddressSeen(f"evil{n}", True), T0 + n * 100 * MS)))
+        back = rows(driver.receive(s, inp.StockAddressSeen("a1", True), T0 + n * 100 * MS + 1))
+        assert address(s) == "a1"
+        assert back == (["T7", "T10", "T13"] if moved >= n else [])
+    assert moved == 2
+    assert s.flood is not None
+    assert Reason.SWITCH_RATE_LIMITED in s.flood
+
+
+def test_never_roaming_stays() -> None:
+    s = stock(Roaming.NEVER)
+    assert rows(driver.receive(s, inp.StockAddressSeen("new", True), T0 + S)) == []
+    turn = driver.receive(s, inp.StockHandshake("new"), T0 + 2 * S)
+    assert rows(turn) == []
+    assert named(turn, "SECURITY_EVENT")[0].security_class is Reason.POLICY_DENIED
+    assert address(s) == "a1"
+
+
+def test_a_late_hello_upgrades_in_place() -> None:
+    s = stock()
+    ident, version, epoch = s.session_id, s.version, s.epoch
+    driver.receive(s, inp.HelloSeen(4, "a1", 0), T0 + S)
+    assert (s.stock, s.session_id, s.version, s.epoch) == (False, ident, version, epoch)
+    assert (s.bound_id, [p.path_id for p in s.paths]) == (4, [4])
+
+
+def test_a_jump_request_on_a_stock_session_is_refused() -> None:
+    s = stock()
+    turn = driver.receive(s, inp.ReattachRequest(1, 1, 1, Reason.NAT_REBIND, False, "x"), T0)
+    assert rows(turn) == []
+    assert named(turn, "SECURITY_EVENT")
+
+
+def test_b41_a_stock_client_takes_over_the_key() -> None:
+    s = attached(Role.GATEWAY)
+    turn = driver.receive(s, inp.Superseded(), T0)
+    assert rows(turn) == ["T18"]
+    assert len(effects(turn, fx.SendTerminate)) == 1
+
+
+def test_stock_rekeys_are_not_the_cores_business() -> None:
+    s = stock()
+    turn = driver.timer_due(s, T0 + 400 * S)
+    assert effects(turn, fx.StartRekey) == []
+    assert s.state is State.ATTACHED
+
+
+def test_an_operator_cannot_switch_a_stock_session() -> None:
+    s = stock()
+    turn = driver.receive(s, inp.OperatorSwitch(2), T0)
+    assert named(turn, "TRANSPORT_SWITCH_DENIED")[0].rule is Reason.POLICY_DENIED
+
+
+def test_a_stock_life_verifies_and_replays() -> None:
+    policy = Policy(roaming=Roaming.WIREGUARD)
+    first = driver.First(1, "a1")
+    s, turn = driver.create(Role.GATEWAY, bytes(16), "phone", policy, first, T0, stock=True)
+    lines = [audit.policy_body(policy, T0), audit.create_body(s, first, T0), *audit.turn_bodies(s, turn)]
+    acts = [inp.Confirmed("a1"), inp.StockAddressSeen("b", True), inp.StockHandshake("c"), inp.StockSilent(),
+            inp.StockHandshake("d"), inp.OperatorTerminate()]  # fmt: skip
+    for n, one in enumerate(acts):
+        now = T0 + n * 20 * S
+        lines.append(audit.input_body(s, one, now))
+        lines += audit.turn_bodies(s, driver.receive(s, one, now))
+    assert audit.replay(lines) is None
+    assert verify(lines) == []
+    assert replace(policy, roaming=Roaming.NEVER) != policy
+    assert SwitchClass.REBIND.name in {b.get("switch_class") for b in lines}
