@@ -134,7 +134,8 @@ class Bench:
             f"lost {run['lost_up']}/{run['lost_down']}"
         )
         done = sum(r["system"] == report.OURS for r in self.runs)
-        say(f"[{elapsed_s:6.0f} s {done:4}/{self._total}] {system} {event.title} #{number}: {what}")
+        count = f"{done}/{self._total}" if system == report.OURS else "stock"
+        say(f"[{elapsed_s:6.0f} s {count:>8}] {system} {event.title} #{number}: {what}")
 
     def document(self, complete: bool) -> dict[str, Any]:
         """Everything so far."""

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from bench.failover.plan import Event
-from tests.net.stream import StreamLog
+from tests.net.stream import Flow, StreamLog
 
 Body = dict[str, Any]
 NS_PER_MS: Final = 1_000_000
 QUIET_NS: Final = 500 * NS_PER_MS
+# The end of a run in which a path is judged to be bad still; what was sent just before the end is on its way.
+LATE_NS: Final = 1000 * NS_PER_MS
+ON_ITS_WAY_NS: Final = 50 * NS_PER_MS
 # The last echo must be younger than the moment at which the failure was surely over.
 TCP_GRACE_NS: Final = 300 * NS_PER_MS
 _EVIDENCE: Final = frozenset({"TRANSPORT_DEAD", "VOLATILITY_SIGNAL"})
@@ -31,9 +34,17 @@ def stream_figures(log: StreamLog, cut_ns: int, until_ns: int) -> dict[str, Any]
         found[f"lost_{name}"] = len(flow.lost(cut_ns - QUIET_NS, until_ns))
         found[f"duplicated_{name}"] = flow.duplicated(cut_ns - QUIET_NS)
         found[f"quiet_{name}_ms"] = round(flow.longest_gap(cut_ns - QUIET_NS, cut_ns - 1).ms, 3)
+        found[f"late_loss_{name}"] = late_loss(flow, until_ns)
     found["tcp_alive"] = log.tcp.alive_after(min(until_ns, cut_ns + QUIET_NS))
     found["tcp_error"] = log.tcp.error
     return found
+
+
+def late_loss(flow: Flow, until_ns: int) -> float:
+    """Share of what was sent in the last second that never arrived."""
+    begin_ns, end_ns = until_ns - LATE_NS, until_ns - ON_ITS_WAY_NS
+    sent = sum(begin_ns <= at < end_ns for at in flow.sent_ns)
+    return round(len(flow.lost(begin_ns, end_ns)) / sent, 4) if sent else 0.0
 
 
 def idle_figures(

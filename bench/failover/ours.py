@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs with our own gateway and client: a gateway per block, and per run a client with a key of its own: a fresh session."""
+"""Runs with our own gateway and client: a gateway per block; per run a client with its own key, so a fresh session."""
 
 from __future__ import annotations
 

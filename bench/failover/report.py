@@ -32,6 +32,7 @@ HEADER: Final = (
     "system",
     "runs",
     "detection p50/p99",
+    "off the path p50/max",
     "outage up p50/p95/p99/max",
     "outage down p50/p95/p99/max",
     "lost up/down max",
@@ -43,6 +44,8 @@ HEADER: Final = (
 Run = dict[str, Any]
 # Between two packets of a quiet machine lies 1 ms; more than this before a cut means that something else was running.
 QUIET_MS: Final = 8.0
+# A path that loses more than this at the end of a run is not left.
+STILL_BAD: Final = 0.05
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -69,6 +72,8 @@ def summarise(event: Event, runs: Sequence[Run]) -> dict[str, Any]:
         found[f"{metric}_missing"] = len(made) - len(values)
     for way in ("up", "down"):
         found[f"open_{way}"] = sum(bool(run.get(f"outage_{way}_open")) for run in made)
+    late = [run.get(f"late_loss_{way}", 0.0) for run in made for way in ("up", "down")]
+    found["late_loss"] = max(late, default=0.0)
     for truth in ("tcp_alive", "session_unchanged", "audit_ok"):
         told = [run[truth] for run in made if truth in run]
         found[truth] = f"{sum(told)}/{len(told)}" if told else None
@@ -159,6 +164,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["system"],
         str(row["runs"]),
         f"{figure(row['detection_ms'], 'p50')}/{figure(row['detection_ms'], 'p99')}",
+        off_the_path(row),
         outage(row, "up"),
         outage(row, "down"),
         "/".join(lost),
@@ -167,6 +173,13 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["session_unchanged"] or "-",
         row["audit_ok"] or "-",
     )
+
+
+def off_the_path(row: dict[str, Any]) -> str:
+    """When the session was bound elsewhere; a stock tunnel that still loses at the end has never left."""
+    if row["system"] == STOCK:
+        return f"> {STOCK_CUTOFF_S:.0f} s" if row["late_loss"] > STILL_BAD else "-"
+    return f"{figure(row['left_ms'], 'p50')}/{figure(row['left_ms'], 'max')}"
 
 
 def figure(figures: dict[str, float] | None, statistic: str, more: bool = False) -> str:

@@ -42,8 +42,10 @@ int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, 
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
-    if (s->current && s->current->local_index == local_index)
-        return 0; /* it took over with its first message, there was no other */
+    if (s->current && s->current->local_index == local_index) {
+        s->current->confirmed = true; /* the initiator's, or there was no other to wait behind */
+        return 0;
+    }
     if (!s->next || s->next->local_index != local_index || !s->next->confirmed)
         return -ENOENT;
     e->now_ns = now_ns;
@@ -94,7 +96,7 @@ static void move(struct jv_engine *e, struct jv_path *path, const struct jv_endp
     path->misses = 0;
     path->suspect = false;
     for (unsigned i = 0; i < JV_OPEN_PROBES; i++)
-        path->open[i].open = false;
+        path->open[i].open = 0;
 }
 
 static void forget_visitor(struct jv_paths *p, const struct jv_endpoint *at, uint64_t now_ns) {

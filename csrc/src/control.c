@@ -158,8 +158,17 @@ void jv_control_message(struct jv_engine *e, const struct jv_arrival *a, const u
 /* --- outwards
  * ------------------------------------------------------------------------------------------------ */
 
+static bool seals_control(const struct jv_engine *e, const struct jv_keypair *kp) {
+    return jv_tx_usable(e, kp) && kp->control;
+}
+
+/* A client's fresh keypair carries control from its WELCOME on (protocol.md §3); the one before, until then.
+ */
 struct jv_keypair *jv_control_key(const struct jv_engine *e, const struct jv_session *s) {
-    return jv_tx_usable(e, s->current) && s->current->control ? s->current : NULL;
+    const struct jv_keypair *kp = s->current;
+    if (kp && kp->initiator && kp->hold && !kp->confirmed && seals_control(e, s->previous))
+        return s->previous;
+    return seals_control(e, kp) ? s->current : NULL;
 }
 
 static int send_datagram(struct jv_engine *e, struct jv_path *path, const struct jv_endpoint *to,
@@ -221,6 +230,8 @@ static int send_opening(struct jv_engine *e, struct jv_session *s, struct jv_key
 
 static struct jv_keypair *key_for(const struct jv_engine *e, const struct jv_session *s,
                                   const struct jv_outgoing *m) {
+    if (!m->local_index && !m->as_data)
+        return jv_control_key(e, s);
     struct jv_keypair *kp = m->local_index ? jv_session_keypair(s, m->local_index) : s->current;
     return jv_tx_usable(e, kp) && (m->as_data || kp->control) ? kp : NULL;
 }

@@ -5,7 +5,8 @@
 
 #include <stdlib.h>
 
-#define PPM 1000000u
+#define PPM      1000000u
+#define SEQ_MASK 0x7fffffffu
 
 /* --- rows
  * ---------------------------------------------------------------------------------------------------- */
@@ -180,8 +181,8 @@ uint64_t jv_path_probe_sent(struct jv_path *path, uint64_t now_ns) {
     *open_of(path, path->seq) = (struct jv_open_probe){
         .tx_ns = now_ns,
         .sent = (uint32_t)path->tx_packets,
-        .seq = (uint32_t)path->seq,
-        .open = true,
+        .seq = path->seq & SEQ_MASK,
+        .open = 1,
     };
     return path->seq;
 }
@@ -198,7 +199,7 @@ unsigned jv_path_miss(struct jv_path *path, uint64_t profile_ns, uint64_t now_ns
     unsigned late = 0;
     for (unsigned i = 0; i < JV_OPEN_PROBES; i++)
         if (path->open[i].open && now_ns - path->open[i].tx_ns >= patience_ns) {
-            path->open[i].open = false;
+            path->open[i].open = 0;
             late++;
         }
     if (late == 0)
@@ -273,7 +274,7 @@ static void add_point(struct jv_path *path, uint32_t sent, uint32_t arrived, uin
 bool jv_path_answered(struct jv_path *path, uint64_t seq, uint64_t echo_ns, uint64_t hold_ns,
                       uint64_t arrived, uint64_t now_ns) {
     struct jv_open_probe *probe = open_of(path, seq);
-    const bool known = probe->tx_ns && probe->seq == (uint32_t)seq;
+    const bool known = probe->tx_ns && probe->seq == (seq & SEQ_MASK);
     const uint64_t tx_ns = known ? probe->tx_ns : echo_ns;
     if (seq == 0 || seq > path->seq || tx_ns > now_ns || now_ns - tx_ns > JV_ANSWER_MAX_NS)
         return false;
@@ -285,7 +286,7 @@ bool jv_path_answered(struct jv_path *path, uint64_t seq, uint64_t echo_ns, uint
         path->answered_seq = seq;
     }
     if (known)
-        probe->open = false;
+        probe->open = 0;
     path->misses = 0;
     path->suspect = false;
     path->alive = true;

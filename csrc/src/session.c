@@ -150,7 +150,7 @@ static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const s
     kp->local_index = keys->local_index;
     kp->remote_index = keys->remote_index;
     kp->initiator = keys->initiator;
-    kp->hold = keys->hold && !keys->initiator;
+    kp->hold = keys->hold;
     kp->birth_ns = now_ns;
     if (keys->control_send && keys->control_recv && !(kp->control = control_new(keys)))
         return -1;

@@ -255,7 +255,11 @@ static void a_held_keypair_waits_for_its_hello(void) {
     CHECK(jv_engine_promote(b.gateway.engine, b.gateway.slot, of_gateway, b.now_ns) == -ENOENT);
     CHECK(jv_engine_install(b.client.engine, b.client.slot, &client, b.now_ns) == 0);
     bed_settle(&b);
-    CHECK(bed_seen(&b.gateway, JV_EVENT_CONFIRMED, -1) == 0); /* nothing goes ahead of the HELLO */
+    CHECK(bed_seen(&b.gateway, JV_EVENT_CONFIRMED, -1) == 0);     /* nothing goes ahead of the HELLO */
+    CHECK(send_frames(&b, &b.client, 1, ping, sizeof ping) == 0); /* before WELCOME: under the old one */
+    bed_settle(&b);
+    CHECK(bed_last(&b.gateway, JV_EVENT_CONTROL)->event.local_index == b.gateway.index);
+    CHECK(bed_seen(&b.gateway, JV_EVENT_CONFIRMED, -1) == 0);
     bed_put(&b, &b.client, 100);
     bed_settle(&b);
     CHECK(bed_take(&b.gateway) == 1); /* received under it at once */
@@ -269,9 +273,11 @@ static void a_held_keypair_waits_for_its_hello(void) {
     CHECK(jv_engine_promote(b.gateway.engine, b.gateway.slot, of_gateway, b.now_ns) == 0);
     CHECK(jv_engine_stats(b.gateway.engine, b.gateway.slot, &stats) == 0 && !stats.has_next);
     bed_put(&b, &b.gateway, 100);
+    CHECK(jv_engine_promote(b.client.engine, b.client.slot, of_client, b.now_ns) == 0);
     CHECK(send_frames(&b, &b.client, 1, ping, sizeof ping) == 0);
     bed_settle(&b);
-    CHECK(bed_take(&b.client) == 1 && bed_seen(&b.gateway, JV_EVENT_CONTROL, -1) == 1);
+    CHECK(bed_take(&b.client) == 1 && bed_seen(&b.gateway, JV_EVENT_CONTROL, -1) == 2);
+    CHECK(bed_last(&b.gateway, JV_EVENT_CONTROL)->event.local_index == of_gateway);
     CHECK(bed_count(&b.client, JV_CTR_DROP_AUTH) == 0 && bed_count(&b.gateway, JV_CTR_DROP_AUTH) == 0);
     bed_close(&b);
 }

@@ -8,8 +8,9 @@ full or gone) becomes one AUDIT_GAP per session with its versions, refilled from
 
 When it is on disk: a group that holds an event is written and fsynced before the next one is taken, 5 ms after its
 first event at the latest (an ordinary disk needs less than 15 ms more). Inputs and timers that led to no event wait up
-to 250 ms for company, are written then and fsynced within a second. Every input and every timer is written: even one
-without an event may have moved what a later decision rests on.
+to 250 ms for company, are written then and fsynced within a second. A signed checkpoint follows a minute or 1,024
+records later at the latest, and at the end. Every input and every timer is written: even one without an event may have
+moved what a later decision rests on. (A record is 0.5 KB, 4 µs on the loop and 20 µs in the thread.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import functools
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,6 +208,7 @@ class AuditLog:
         self._failing = ""
         self._lost = self._gap_records = self._events = self._written = 0
         self._torn_bytes = 0  # cut off at the start
+        self._signed_s = 0.0
         self._tail: deque[Told] = deque(maxlen=TAIL_EVENTS)
         self._followers: list[Callback] = []
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
@@ -290,6 +293,15 @@ class AuditLog:
         body = self._redacted(audit.event_body(told.who.session, told.event))
         return {**body, "ts": audit.wall(told.unix_ns), "node": self.node, "number": told.number}
 
+    @property
+    def queued(self) -> int:
+        """Turns that are not written yet."""
+        return len(self._queue) + self._in_flight
+
+    def hurry(self) -> None:
+        """Write what is queued at once, events or not."""
+        self._now.set()
+
     def counters(self) -> dict[str, int]:
         """Totals for /metrics; ``failing`` is 1 while nothing can be written."""
         return {
@@ -297,7 +309,7 @@ class AuditLog:
             "records": self._written,
             "lost_turns": self._lost,
             "gaps": self._gap_records,
-            "queued": len(self._queue) + self._in_flight,
+            "queued": self.queued,
             "failing": int(bool(self._failing)),
         }
 
@@ -319,10 +331,9 @@ class AuditLog:
                 self._persist(self._settle)
                 continue
             self._now.wait(LAZY_S)
-            urgent = self._now.is_set()
             self._closing.wait(GATHER_S)
-            records = self._take()
-            done = self._persist(functools.partial(self._write, records, urgent))
+            records, urgent = self._take()
+            done = self._persist(functools.partial(self._write, records, urgent, not self._signed_for_s()))
             with self._lock:
                 self._in_flight = 0
                 left = bool(self._queue or self._gaps or self._missed)
@@ -339,9 +350,9 @@ class AuditLog:
         self._journal.write(torn, sync=True, sign=True)
         self._gap_records += len(torn)
 
-    def _write(self, records: list[Record], sync: bool) -> None:
+    def _write(self, records: list[Record], sync: bool, sign: bool) -> None:
         try:
-            self._journal.write(records, sync=sync)
+            self._journal.write(records, sync=sync or sign, sign=sign)
         except (TypeError, ValueError) as error:  # a record that is no JSON must not end the log
             self._on_problem(f"audit records could not be made: {error!r}")
             gap = gap_body("NOT_RECORDABLE", self._now_ns(), lost=len(records))
@@ -352,7 +363,13 @@ class AuditLog:
         """How long the writer may sleep: until what it wrote must be synced or signed."""
         if self._journal.dirty:
             return SYNC_WITHIN_S
-        return CHECKPOINT_S if self._journal.unsigned else None
+        return self._signed_for_s() if self._journal.unsigned else None
+
+    def _signed_for_s(self) -> float:
+        """How long the last checkpoint is still enough."""
+        if not self._journal.unsigned:
+            self._signed_s = time.monotonic()
+        return max(0.0, self._signed_s + CHECKPOINT_S - time.monotonic())
 
     def _settle(self) -> None:
         if self._journal.dirty:
@@ -360,8 +377,8 @@ class AuditLog:
         else:
             self._journal.write((), sync=True, sign=True)
 
-    def _take(self) -> list[Record]:
-        """The records of the next group, then of the gaps that follow it."""
+    def _take(self) -> tuple[list[Record], bool]:
+        """The records of the next group, then of the gaps that follow it; and whether one is of an event."""
         self._now.clear()
         self._some.clear()
         with self._lock:
@@ -377,7 +394,8 @@ class AuditLog:
         records: list[Record] = []
         for item in items:
             records += self._records(item)
-        return records + self._gap_records_of(gaps, missed)
+        records += self._gap_records_of(gaps, missed)
+        return records, bool(gaps or missed) or any(item.events for item in items)
 
     def _records(self, item: _Item) -> list[Record]:
         self._journal.know(item.who.policy, item.mono_ns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 import time
 from dataclasses import replace
@@ -50,6 +51,8 @@ from gateway.noise.handshake import Identity
 
 # Asked for again that often while the gateway's name does not resolve (the network may not be up yet).
 _RESOLVE_INTERVAL_S: Final = 3.0
+# Half a minute between two lines that say so.
+_RESOLVES_PER_LINE: Final = 10
 _DISCONNECT_WAIT_S: Final = 10.0
 
 
@@ -143,13 +146,14 @@ class Client:
         tunnel.on_failure = stopping.ask
         await self._set_up_host(network, fwmark)
         tunnel.start()
+        await records.read_versions()
         snapshot = await self._watch_links(tunnel, keeper)
         for gateway in self._config.gateways:
             self._add_gateway(tunnel, keeper, gateway, fwmark, snapshot)
         self._add_session_commands(tunnel, keeper, records)
         self._ready = True
         paths = [str(path.candidate.key) for one in keeper.transports.values() for path in one.paths()]
-        self._log.info("client ready", paths=paths, gateways=len(tunnel.peers))
+        self._log.info("interface is up, calling the gateway", paths=paths, gateways=len(tunnel.peers))
 
     async def stop(self) -> None:
         """Put everything back; what cannot be is logged and stays in the journal for `jvpn disconnect`."""
@@ -187,12 +191,13 @@ class Client:
 
     async def _resolve_all(self) -> None:
         for gateway in self._config.gateways:
-            while gateway.endpoints:
+            for attempt in itertools.count():
                 try:
                     self._addresses[gateway.public_key] = await resolve_first(gateway.endpoints)
                     break
                 except JumpError as error:
-                    self._log.warning("gateway not found, trying again", reason=str(error))
+                    if attempt % _RESOLVES_PER_LINE == 0:
+                        self._log.warning("gateway not found, trying again", reason=str(error))
                     await asyncio.sleep(_RESOLVE_INTERVAL_S)
 
     async def _mark(self, network: ClientNetwork) -> int:
@@ -390,7 +395,8 @@ class Client:
             self._silent.discard(peer.slot)
             if self._records is not None:
                 self._records.stamp(peer, self._tunnel.timestamps)
-            self._log.info("handshake completed", gateway=str(self._tunnel.engine.endpoint(peer.slot)))
+            gateway = self._tunnel.engine.endpoint(peer.slot)
+            self._log.info("handshake completed", gateway=str(gateway) if gateway else "unbound yet")
 
 
 def _as_peer(gateway: GatewayPeer, endpoint: HostPort | None) -> PeerConfig:

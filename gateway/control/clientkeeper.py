@@ -89,12 +89,7 @@ class ClientKeeper(SessionKeeper):
         path = self._path_of(peer, source)
         if path is None:
             return
-        fresh = self.sessions.of(peer.slot) is None
         self.greeting.born(now_ns, peer, keys, path.path_id, path.candidate.key, endpoint_of(path))
-        live = self.sessions.of(peer.slot)
-        if fresh and live is not None and not live.core.stock:
-            self.sessions.open_paths(now_ns, live)
-            self.sessions.bind_again(now_ns, live)
 
     def installed(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
         self._hello(now_ns, peer, keys.local_index, source)

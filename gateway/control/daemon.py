@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -49,9 +50,10 @@ class Stopping:
 
 
 def logger() -> structlog.stdlib.BoundLogger:
-    """Lines for a person on a terminal, one JSON object per line for a journal."""
+    """Lines for a person on a terminal, one JSON object per line for a journal. NO_COLOR is honoured."""
     human = sys.stdout.isatty()
-    renderer = structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()
+    colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    renderer = structlog.dev.ConsoleRenderer(colors=colours) if human else structlog.processors.JSONRenderer()
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human)
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamper, renderer],

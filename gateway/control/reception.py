@@ -161,6 +161,7 @@ class Reception:
         self._sessions.feed(now_ns, live, inp.HelloSeen(hello.path_id, address, hello.binding_epoch))
         if fresh:
             self._sessions.bind_again(now_ns, live)
+            self._sessions.on_persist(now_ns, live)  # a jump session from now on, also after a restart
         self._send(now_ns, live.peer, event, self._welcome(live, event.source))
 
     @staticmethod

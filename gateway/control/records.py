@@ -6,6 +6,7 @@ Rule: neither ever delays a decision. Keys are never written.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 from pathlib import Path
@@ -16,6 +17,7 @@ import structlog
 from gateway.control import clock, statedir
 from gateway.control.auditfile import load_signing_key
 from gateway.control.auditlog import AuditLog
+from gateway.control.auditread import last_versions
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live, Sessions
 from gateway.control.store import SavedSession, Store
@@ -31,6 +33,8 @@ class Records:
 
     def __init__(self, state_dir: Path, interface: str, log: structlog.stdlib.BoundLogger) -> None:
         statedir.ensure_dir(state_dir)
+        self._interface = interface
+        self.audited: dict[bytes, int] = {}
         self.journal = statedir.ensure_dir(state_dir / JOURNAL_FOLDER)
         key = load_signing_key(state_dir, secrets.token_bytes)
         self.audit = AuditLog(
@@ -43,6 +47,10 @@ class Records:
         self.store = Store(
             state_dir / f"sessions-{interface}.db", on_problem=lambda text: log.warning("store", problem=text)
         )
+
+    async def read_versions(self) -> None:
+        """The highest version of each session in the journal: what is restored goes on above it. Reads every file."""
+        self.audited = await asyncio.to_thread(last_versions, self.journal, self._interface)
 
     def timestamps(self) -> TimestampSource:
         """Our own initiations go on above the last stamp of an earlier run (whitepaper §5.1)."""
@@ -75,7 +83,8 @@ class Records:
     ) -> Live | None:
         """T22 for one of them; None when its time is over."""
         down_ns = saved.down_ns(clock.unix_ns())
-        live = sessions.restore(now_ns, peer, saved.record, policy, down_ns, saved.record.version)
+        audited_version = self.audited.get(saved.record.session_id, 0)
+        live = sessions.restore(now_ns, peer, saved.record, policy, down_ns, audited_version)
         if live is not None:
             live.instance = saved.instance
             live.resumed = True

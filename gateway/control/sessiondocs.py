@@ -39,6 +39,8 @@ _BATCH: Final = 200
 # How long a poll for events may wait; a caller gives up after ten seconds.
 _WAIT_MAX_S: Final = 5.0
 _EVENTS_MAX: Final = 1000
+_WRITTEN_WAIT_S: Final = 0.01
+_WRITTEN_TRIES: Final = 100
 
 
 # --- documents ---------------------------------------------------------------------------------------------------
@@ -169,8 +171,13 @@ class SessionDocs:
 
     def find(self, selector: str) -> Live:
         """The living session a selector names (``auditread.choose``)."""
-        by_id: dict[str, Live] = {live.core.session_id.hex(): live for live in self._sessions}
-        return by_id[auditread.choose(selector, {key: live.core.peer for key, live in by_id.items()})]
+        prefix = selector.lower()
+        fits: dict[str, Live] = {
+            ident: live
+            for live in self._sessions
+            if (ident := live.core.session_id.hex()).startswith(prefix) or live.core.peer == selector
+        }
+        return fits[auditread.choose(selector, {ident: live.core.peer for ident, live in fits.items()})]
 
     # --- reading ----------------------------------------------------------------------------------------------
 
@@ -178,9 +185,10 @@ class SessionDocs:
         """All living sessions, ``jvpn.sessions/1``; ``limit`` and ``after`` (a session id) page through many."""
         limit = _number(args, "limit", 0, 1 << 20)
         after = args.get("after", "")
-        found = sorted(self._sessions, key=lambda live: live.core.session_id)
-        if after:
+        found = list(self._sessions)
+        if limit or after:
             found = [live for live in found if live.core.session_id.hex() > str(after)]
+            found.sort(key=lambda live: live.core.session_id)
         chosen = found[:limit] if limit else found
         rows = []
         for start in range(0, len(chosen), _BATCH):
@@ -201,6 +209,7 @@ class SessionDocs:
     async def timeline(self, args: dict[str, Any]) -> dict[str, Any]:
         """Every event of a session in the journal, ``jvpn.timeline/1``; of an ended one too."""
         selector = self._selector(args)
+        await self._written()
         return await asyncio.to_thread(lambda: auditread.timeline(self._paths(), selector))
 
     async def why(self, args: dict[str, Any]) -> dict[str, Any]:
@@ -209,7 +218,16 @@ class SessionDocs:
         at = args.get("at_unix_ns")
         if at is not None and not isinstance(at, int):
             raise UsageError("the argument 'at_unix_ns' must be a whole number")
+        await self._written()
         return await asyncio.to_thread(lambda: auditwhy.explain(self._paths(), selector, at))
+
+    async def _written(self) -> None:
+        """Until what just happened is in the files, or the disk is too slow to wait for."""
+        for _ in range(_WRITTEN_TRIES):
+            if not self._audit.queued:
+                return
+            self._audit.hurry()
+            await asyncio.sleep(_WRITTEN_WAIT_S)
 
     def _selector(self, args: dict[str, Any]) -> str:
         """A living session is meant first; one that ended is looked for in the journal."""

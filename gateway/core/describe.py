@@ -81,6 +81,31 @@ Where the specification leaves a choice, this is what the core does, and why.
 """
 
 
+_SHELL = """## What a shell owes the core
+
+The core trusts its shell for exactly this; the simulation's shell (`tests/sim/world.py`) is the worked example.
+
+- **One clock.** `now_ns` never runs backwards between calls for one session. Call `timer_due` at `next_deadline`, or a
+  little later; one timing wheel for all sessions, never a timer object each. Ask again after every turn.
+- **Authentic inputs only,** after the tag, the replay window and the control rate (`rates.control_frames`,
+  `rates.address_notices`). A control frame that the window drops as a copy, seen elsewhere within 1 s of the first, may
+  become `AddressSeen(copy=True)`; a dropped data packet is nothing at all.
+- **Account by the named path.** A PROBE, its answer or data that names path 3 is credited to path 3, and a PROBE is
+  answered to the address path 3 was proven at, wherever the packet came from. Otherwise a forwarder who wins every race
+  starves the path he copies.
+- **`PathMeasured` and `PathAnswered` are sent at an answer** to our own probe on that path, never for other traffic;
+  `PathMissed` at each miss from the second on. `meter.Meter` is the reference.
+- **`PeerBinding`** on each change of what the other end reports, and again while the two still differ.
+- **`HelloSeen.address` and `StockHandshake.address`** are addresses the handshake confirmed: the first transport
+  message came from where our response went, or the response from where our initiation went.
+- **Effects in order.** `Persist` is durable before the effects after it leave. Challenge bytes are fresh per send and
+  kept by the shell; only the right RESPONSE becomes `ChallengeAnswered`, with the address its challenge went to.
+- **Journal** every CREATE, RESTORE, INPUT and TIMER before the events of its turn (`audit`): replay feeds on that.
+- **Across sessions:** capacity, ownership, one live session per peer, and takeovers (`rates.takeovers`,
+  `rates.comeback_ns`) are the registry's; the core sees `Superseded`, `Evicted`, `OwnershipLost`.
+"""
+
+
 def _where(rule: Rule) -> str:
     return "C, G" if rule.roles == "CG" else rule.roles
 
@@ -171,7 +196,7 @@ def document() -> str:
         ["", "Simultaneous inputs, highest first: " + order + ".", ""],
         ["## Triggers", ""],
         [f"- `{trigger.name}`: {trigger.value}" for trigger in Trigger],
-        ["", _DECISIONS],
+        ["", _DECISIONS, _SHELL],
         [
             "## Policy defaults",
             "",

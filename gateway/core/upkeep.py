@@ -234,9 +234,12 @@ def persisted_due_ns(s: Session) -> int:
 
 
 def candidate_due_ns(s: Session, path: Path) -> int:
-    """When an unproven path is given up, 0 = not a candidate. The gateway also forgets dead ones then."""
+    """When an unproven path is given up, 0 = not a candidate. The gateway also forgets dead ones then.
+
+    A stock session's one path is never given up: its peer's next handshake is the reattachment, whenever it comes.
+    """
     idle = path.path_id != s.bound_id and not path.has(VALIDATED)
-    if not idle or (s.role is Role.CLIENT and path.flags & (DEAD | DOWN)):
+    if not idle or s.stock or (s.role is Role.CLIENT and path.flags & (DEAD | DOWN)):
         return 0
     return path.heard_ns + s.policy.candidate_life_ns()
 

@@ -301,8 +301,9 @@ cdef class Engine:
         """Install the TransportKeys of a finished handshake; an initiator's waiting packets leave at once.
 
         `control`: the two keys of suite 0, (send, recv), 32 bytes each; None: no control messages under it.
-        `hold`: a HELLO comes first (protocol.md §2). Initiator: nothing leaves before `send_data` has sent it.
-        Responder: the keypair receives, but the current one goes on sealing until `promote`.
+        `hold`: a HELLO comes first (protocol.md §2). Initiator: nothing leaves before `send_data` has sent it, and
+        control goes under the previous keypair until `promote` (on WELCOME). Responder: the keypair receives, but
+        the current one goes on sealing until `promote` (on HELLO).
         """
         cdef c.jv_keys raw
         cdef bytes send = keys.send_key, recv = keys.recv_key
@@ -325,7 +326,8 @@ cdef class Engine:
         check(c.jv_engine_install(self._e, slot, &raw, now_ns), "install keys")
 
     def promote(self, uint32_t slot, uint32_t local_index, uint64_t now_ns):
-        """Seal under the held keypair from now on; NotFound unless its first message has come."""
+        """HELLO (gateway) or WELCOME (client) has come under a held keypair: use it for everything from now on.
+        NotFound for another keypair, or a responder's whose first message has not come."""
         check(c.jv_engine_promote(self._e, slot, local_index, now_ns), "promote keypair")
 
     def erase_keys(self, uint32_t slot, uint32_t keep_index=0):

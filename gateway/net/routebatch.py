@@ -45,13 +45,17 @@ def add_device_routes(ifindex: int, prefixes: Sequence[str], table: int) -> list
     A prefix that is routed already is among them with EEXIST. OSError when netlink itself does not work.
     """
     refused: list[tuple[str, int]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as sock:
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    ) as sock:
         sock.settimeout(_TIMEOUT_S)
         sock.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         sock.bind((0, 0))
         for start in range(0, len(prefixes), _BATCH):
             batch = prefixes[start : start + _BATCH]
-            sock.send(b"".join(_new_route(number, prefix, ifindex, table) for number, prefix in enumerate(batch)))
+            sock.send(
+                b"".join(_new_route(number, prefix, ifindex, table) for number, prefix in enumerate(batch))
+            )
             refused += [(batch[number], error) for number, error in _answers(sock, len(batch)) if error]
     return refused
 
@@ -60,7 +64,17 @@ def _new_route(number: int, prefix: str, ifindex: int, table: int) -> bytes:
     network = ip_network(prefix)
     # The scope that pyroute2 removes routes with.
     family = socket.AF_INET if network.version == 4 else socket.AF_INET6
-    fixed = (family, network.prefixlen, 0, 0, RT_TABLE_UNSPEC, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0)
+    fixed = (
+        family,
+        network.prefixlen,
+        0,
+        0,
+        RT_TABLE_UNSPEC,
+        RTPROT_STATIC,
+        RT_SCOPE_UNIVERSE,
+        RTN_UNICAST,
+        0,
+    )
     body = _RTMSG.pack(*fixed) + _attribute(RTA_DST, network.network_address.packed)
     body += _attribute(RTA_OIF, struct.pack("=I", ifindex)) + _attribute(RTA_TABLE, struct.pack("=I", table))
     flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL

@@ -8,6 +8,7 @@ Rule: the machine is compared as a whole before and after (`host_state`), so tha
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import time
@@ -43,6 +44,7 @@ SOL_PACKET: Final = 263
 PACKET_STATISTICS: Final = 6
 SO_RCVBUFFORCE: Final = 33
 DEVICE: Final = "jv0"
+NUMBERS: Final = itertools.count()
 EVERYTHING: Final = set(COMMANDS) | {"resolv.conf"}
 HOOK_REFUSED: Final = "refused: hooks run shell commands as root; delete this line"
 
@@ -63,10 +65,13 @@ def gateway(lab: Lab, site: Site) -> JvpnGateway:
     ).start()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def file_text(gateway: JvpnGateway) -> str:
-    """The wg-quick file that the gateway printed for the client."""
-    return gateway.cli("peer", "add", "laptop", "--psk", "--gateway-endpoint", endpoint(4))
+    """The wg-quick file that the gateway printed for the client, a new peer in every test.
+
+    One peer that comes back with an empty state directory again and again is taken for two devices that fight.
+    """
+    return gateway.cli("peer", "add", f"laptop{next(NUMBERS)}", "--psk", "--gateway-endpoint", endpoint(4))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,6 +6,7 @@ client ─── router ─── server (jvpn gateway) ─── backend       
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -35,6 +36,7 @@ MISSING: Final = missing_requirements(("ip", "sysctl", "ping", "wg", "wg-quick",
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no laboratory: {MISSING}")
 
 INSIDE: Final = {4: "10.3.0.1", 6: "fd03::1"}
+NUMBERS: Final = itertools.count()
 OUTER: Final = join(SERVER_OUTER[4], PORT)
 STATUS_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "schema": str,
@@ -101,9 +103,9 @@ class Machine:
 
 
 @pytest.fixture
-def machine(lab: Lab, site: Site, request: pytest.FixtureRequest) -> Machine:
+def machine(lab: Lab, site: Site) -> Machine:
     """The server with empty directories."""
-    folder = lab.tmp / f"m{abs(hash(request.node.name)) % 100_000}"
+    folder = lab.tmp / f"m{next(NUMBERS)}"
     folder.mkdir()
     return Machine(site.server, folder)
 
@@ -371,7 +373,8 @@ def check_shown(machine: Machine, printed: str) -> None:
     assert complete.stdout == printed
     code = machine.jvpn(*words, "--reveal", "--private-key-file", str(key_file), "--qr")
     assert code.stdout == qr_text(printed, colour=False) + "\n"
-    assert private not in "".join(path.read_text() for path in machine.state.iterdir() if path.is_file())
+    stored = [path.read_bytes() for path in machine.state.rglob("*") if path.is_file()]
+    assert not any(private.encode() in content for content in stored)
     managed = tomllib.loads((machine.state / "peers.toml").read_text())["peer"]
     assert [peer["name"] for peer in managed] == ["phone"]
 

@@ -35,7 +35,12 @@ class Puppet:
     """``ports`` sockets in one namespace towards one gateway address."""
 
     def __init__(
-        self, namespace: Namespace, keys: Keys, gateway_public: str, gateway: tuple[str, int], sockets: int = 1
+        self,
+        namespace: Namespace,
+        keys: Keys,
+        gateway_public: str,
+        gateway: tuple[str, int],
+        sockets: int = 1,
     ) -> None:
         self._identity = Identity(base64.b64decode(keys.private))
         self._peer = PeerKeys(self._identity, base64.b64decode(gateway_public))
@@ -76,7 +81,9 @@ class Puppet:
                 return self._keys
         raise LabError("the gateway did not answer the handshake")
 
-    def greet(self, session_id: bytes = fr.NO_SESSION, epoch: int = 0, path_id: int = 1) -> fr.Welcome | fr.Refuse:
+    def greet(
+        self, session_id: bytes = fr.NO_SESSION, epoch: int = 0, path_id: int = 1
+    ) -> fr.Welcome | fr.Refuse:
         """HELLO, and what comes back."""
         hello = fr.Hello(
             capabilities=0,
@@ -102,10 +109,14 @@ class Puppet:
             raise LabError(f"refused: {answer}")
         return answer
 
-    def request(self, attempt_id: int, epoch: int, path_id: int, socket_no: int = 0, forced: bool = True) -> None:
+    def request(
+        self, attempt_id: int, epoch: int, path_id: int, socket_no: int = 0, forced: bool = True
+    ) -> None:
         """REATTACH_REQUEST, from a socket of choice."""
         self.send(
-            fr.ReattachRequest(attempt_id=attempt_id, binding_epoch=epoch, path_id=path_id, reason=23, forced=forced),
+            fr.ReattachRequest(
+                attempt_id=attempt_id, binding_epoch=epoch, path_id=path_id, reason=23, forced=forced
+            ),
             path_id=path_id,
             socket_no=socket_no,
         )
@@ -128,7 +139,9 @@ class Puppet:
 
     # --- sealing --------------------------------------------------------------------------------------------------
 
-    def send(self, *frames: fr.Frame, path_id: int = 1, socket_no: int = 0, counter: int | None = None) -> bytes:
+    def send(
+        self, *frames: fr.Frame, path_id: int = 1, socket_no: int = 0, counter: int | None = None
+    ) -> bytes:
         """Control frames in one type 5 message; the datagram. ``counter``: instead of the next one."""
         number = self._sent[5] if counter is None else counter
         self._sent[5] = max(self._sent[5], number + 1)

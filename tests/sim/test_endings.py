@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scenarios of session.md §10 that are about ends, operators, policy, restarts, keys and disagreement; and the figures.
+"""The scenarios of session.md §10 about ends, operators, policy, restarts, keys and disagreement; and the figures.
 
 The two cores in fake time, as in ``test_scenarios``.
 """

@@ -5,6 +5,8 @@ exist, variables and exit codes that are all told.
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import json
 import re
 import shlex
@@ -17,8 +19,10 @@ import msgspec
 import pytest
 
 from gateway import errors
-from gateway.control import configschema, wgquick
+from gateway.constants import NS_PER_MS, NS_PER_S
+from gateway.control import configpolicy, configschema, wgquick
 from gateway.control.configschema import Table
+from gateway.core.policy import Policy
 from gateway.ops.cli.main import INTERRUPTED, cli
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -43,7 +47,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
 }
 FILES: Final = (configschema.GatewayFile, configschema.PeersDocument, configschema.ClientFile)
 HEADING: Final = re.compile(r"^##+ (.*)$", re.MULTILINE)
-KEY_ROW: Final = re.compile(r"^\| `(\w+)` \| ([^|]+) \| `([^`]*)` \| ([^|]+) \|$", re.MULTILINE)
+KEY_ROW: Final = re.compile(r"^\| `([\w.]+)` \| ([^|]+) \| `([^`]*)` \| ([^|]+) \|$", re.MULTILINE)
 
 
 def sections(text: str) -> dict[str, str]:
@@ -88,7 +92,29 @@ def test_every_table_of_every_file_is_documented() -> None:
     reachable = {table for file in FILES for table in tables_of(file)}
     assert reachable <= set(SECTIONS.values())
     others = {name for name, part in sections(TEXT).items() if KEY_ROW.search(part)} - SECTIONS.keys()
-    assert others == set()
+    assert others == {"[policy]"}
+    named = {field.encode_name for file in FILES for field in msgspec.structs.fields(file)}
+    assert {name for name in named if not re.search(rf"^#+ \[+{name}\]", TEXT, re.MULTILINE)} <= {"assigned"}
+
+
+def written(name: str, value: Any) -> str:
+    """A policy value as a configuration has it; its unit is the end of the field's name."""
+    if isinstance(value, enum.Enum):
+        return json.dumps(value.name.lower())
+    if name.endswith("_ns"):
+        units = (("h", 3600 * NS_PER_S), ("s", NS_PER_S), ("ms", NS_PER_MS))
+        return next(f'"{value // size}{unit}"' for unit, size in units if value % size == 0)
+    scale = {"ppm": 1_000_000, "milli": 1000}.get(name.rpartition("_")[2])
+    return json.dumps(value / scale if scale else value)
+
+
+def test_every_bound_of_the_policy_stands_there_with_its_default() -> None:
+    defaults = {
+        field.metadata["key"]: written(field.name, getattr(Policy(), field.name))
+        for field in dataclasses.fields(Policy)
+        if field.metadata["key"] not in configpolicy._ELSEWHERE
+    }
+    assert documented("[policy]") == defaults
 
 
 def test_every_word_a_key_may_have_is_named() -> None:

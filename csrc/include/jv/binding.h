@@ -16,7 +16,8 @@
 
 /* The session speaks jump frames: from now on it has paths. Does no harm a second time. */
 JV_API int jv_engine_open_paths(struct jv_engine *e, uint32_t slot, uint64_t now_ns);
-/* The responder's keypair that was installed with `hold` becomes current. */
+/* HELLO and WELCOME have passed under a keypair that was installed with `hold`: the responder's becomes
+ * current, the initiator's carries control messages. */
 JV_API int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns);
 
 /* A validated path (client: one of its sockets) is at this address. An id that is there moves, with what was

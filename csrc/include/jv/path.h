@@ -48,8 +48,8 @@
 struct jv_open_probe {
     uint64_t tx_ns; /* 0 = never used */
     uint32_t sent;  /* packets put on the path by then, itself included */
-    uint32_t seq;   /* low half */
-    bool open;      /* neither answered nor missed */
+    uint32_t seq : 31;
+    uint32_t open : 1; /* neither answered nor missed */
 };
 
 /* At an answer: how much had been sent when its probe left, and how much of it had arrived. */

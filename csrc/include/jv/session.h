@@ -31,9 +31,10 @@ struct jv_keys {
     /* Suite 0 (protocol.md §3), 32 bytes each; NULL: no control messages under this keypair. */
     const uint8_t *control_send;
     const uint8_t *control_recv;
-    /* A HELLO comes first (protocol.md §2). Initiator: nothing is sent on installing, the caller sends HELLO.
-     * Responder: the first message proves the keypair but leaves `current` sealing until jv_engine_promote,
-     * because the HELLO has yet to show whose it is; without a current keypair it takes over at once. */
+    /* A HELLO comes first (protocol.md §2). Initiator: nothing is sent on installing, the caller sends HELLO,
+     * and control goes on under the previous keypair until jv_engine_promote (its WELCOME). Responder: the
+     * first message proves the keypair but leaves `current` sealing until jv_engine_promote, because the
+     * HELLO has yet to show whose it is; without a current keypair it takes over at once. */
     bool hold;
 };
 

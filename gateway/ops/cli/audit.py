@@ -207,7 +207,7 @@ def _say_replayed(result: Replayed) -> None:
     "-s", "--session", metavar="SESSION", help="Only this session: a peer's name or the start of an id."
 )
 @click.option("--since", metavar="TIME", help="2026-01-02T03:04:05Z, or 5m, 2h, 1d ago.")
-@click.option("--until", metavar="TIME")
+@click.option("--until", metavar="TIME", help="As --since.")
 @click.option("--events-only", is_flag=True, help="Without inputs and timers.")
 def export(
     files: tuple[Path, ...],

@@ -75,7 +75,7 @@ def binding(body: Body) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value}" for name, value in values.items())
+    return " ".join(f"{name}={value}" for name, value in sorted(values.items()))
 
 
 def _state(body: Body) -> str:

@@ -80,6 +80,9 @@ def report(error: BaseException) -> int:
         return 1
     if isinstance(error, KeyboardInterrupt | click.Abort):
         return INTERRUPTED
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)  # a whole page, not a mistake
+        return error.exit_code
     for line in _lines(error):
         click.echo(f"jvpn: {line}", err=True)
     return _exit_code(error)

@@ -123,7 +123,9 @@ def _name(document: Mapping[str, Any]) -> str:
 
 def render_list(document: Mapping[str, Any]) -> str:
     """A sessions document as text."""
-    rows = [_row(one) for one in document["sessions"]]
+    rows = [
+        _row(one) for one in sorted(document["sessions"], key=lambda one: (one["peer"], one["session_id"]))
+    ]
     if not rows:
         return "no sessions"
     text = output.table(_SESSIONS, rows, _SESSIONS_RIGHT)

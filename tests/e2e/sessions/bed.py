@@ -28,7 +28,12 @@ WINDOW_S: Final = 4.0
 # A window that outlives what the test does in it, with quick episodes.
 LONG_WINDOW: Final[Policy] = {
     "session": {"transport_lost_ttl": "40s"},
-    "switching": {"max_switches_per_min": 20, "reserved": 10, "attempt_timeout": "1s", "backoff_max": "500ms"},
+    "switching": {
+        "max_switches_per_min": 20,
+        "reserved": 10,
+        "attempt_timeout": "1s",
+        "backoff_max": "500ms",
+    },
 }
 ONE_UPLINK: Final = ENDPOINTS[:1]
 
@@ -64,8 +69,6 @@ class Bed:
         self.client = self.gateway.client(endpoints=endpoints, policy=client_policy, tables=client_tables)
         self.clients = [self.client]
         self.ident = ""
-        # Set by a scenario whose journals cannot be whole (its disk was full on purpose).
-        self.journal_has_gaps = False
 
     def start(self, settled: bool = True) -> SessionView:
         """Start both and wait until the session stands, with a validated standby unless told otherwise."""
@@ -141,11 +144,10 @@ class Bed:
 
     def problems(self) -> list[str]:
         """Everything wrong with the journals of all ends."""
-        found: list[str] = []
-        for client in self.clients:
-            if (client.daemon.state_dir / journal.FOLDER).exists():
-                found += verify_ends(client, self.gateway)
-        return found
+        ran = [one for one in self.clients if (one.daemon.state_dir / journal.FOLDER).exists()]
+        if not ran:
+            return journal.problems(self.gateway.daemon.state_dir)
+        return [text for client in ran for text in verify_ends(client, self.gateway)]
 
 
 def outage_ms(log: StreamLog, cut_ns: int, until_ns: int | None = None) -> tuple[float, float]:

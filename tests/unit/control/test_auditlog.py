@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -536,3 +537,39 @@ def test_roles_and_stock_are_recorded_as_they_were(tmp_path: Path) -> None:
     created = next(body for body in written(tmp_path) if body["event"] == "CREATE")
     assert created["fields"]["stock"] is True
     assert replayed(tmp_path).fault is None
+
+
+def test_an_event_is_synced_and_inputs_alone_only_written(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stated policy: a group with an event is on the disk before the next one is taken."""
+    monkeypatch.setattr("gateway.control.auditlog.SYNC_WITHIN_S", 600.0)
+    synced: list[int] = []
+    real = disk._sync
+
+    def count(fd: int) -> None:
+        real(fd)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            synced.append(fd)
+
+    disk._sync = count
+    log = audit_log(tmp_path)
+    s, turn = driver.create(Role.CLIENT, bytes(16), "gw", Policy(), driver.First(1, "udp:192.0.2.1:1"), 5)
+    until(lambda: bool(synced))  # the opening record
+    before = len(synced)
+    log.timed(s, driver.timer_due(s, 6))
+    until(lambda: log.counters()["records"] > 0 and not log.queued)
+    assert len(synced) == before == 1
+    log.created(s, driver.First(1, "udp:192.0.2.1:1"), turn)
+    until(lambda: len(synced) > before)
+    log.close()
+
+
+def test_a_checkpoint_comes_by_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.control.auditlog.CHECKPOINT_S", 0.05)
+    monkeypatch.setattr("gateway.control.auditlog.SYNC_WITHIN_S", 0.01)
+    log = audit_log(tmp_path)
+    drive(log, lives()[CLIENT])
+    until(lambda: bool(journal_files(tmp_path)) and verdict(tmp_path).checkpoints >= 2)
+    assert verdict(tmp_path).unsigned == 0
+    log.close()

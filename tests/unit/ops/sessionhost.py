@@ -53,18 +53,23 @@ class Host:
     def __init__(self, state: Path, sock: socket.socket) -> None:
         self.clocks = Clocks()
         self.engine = dp.Engine(
-            sessions=16, prefixes=16, window_bits=1024, index_seed=bytes(32), limits=DEFAULT, now_ns=self.clocks.now
+            sessions=16,
+            prefixes=16,
+            window_bits=1024,
+            index_seed=bytes(32),
+            limits=DEFAULT,
+            now_ns=self.clocks.now,
         )
         self.socket_id = self.engine.add_socket(sock.fileno())
         self.audit = AuditLog(
             state / "audit",
             "client-1",
-            load_signing_key(state, lambda n: bytes(n)),
+            load_signing_key(state, bytes),
             interface=INTERFACE,
             unix_ns=self.clocks.unix_ns,
             now_ns=self.clocks.now_ns,
         )
-        self.sessions = Sessions(self.engine, self.audit, lambda n: bytes(n))
+        self.sessions = Sessions(self.engine, self.audit, bytes)
         identity = Identity(bytes(range(32)))
         table = PeerTable(self.engine, identity)
         gw = table.add(PeerConfig("gw", b"\x09" + bytes(31)), self.clocks.now)
@@ -89,14 +94,18 @@ class Host:
         second = dp.Endpoint.of("127.0.0.1", 10, self.socket_id)
         self.feed(self.phone, inp.Confirmed(here))
         self.feed(self.gw, inp.Confirmed(here), inp.Welcomed(1, 1, 0), inp.PeerBinding(1, 1))
-        self.feed(self.gw, inp.PathAdded(2, self.gw.name(second)), inp.PathAnswered(2, 40), inp.PathAnswered(1, 40))
+        self.feed(
+            self.gw, inp.PathAdded(2, self.gw.name(second)), inp.PathAnswered(2, 40), inp.PathAnswered(1, 40)
+        )
         measured = inp.PathMeasured(1, 20_000, 1000, 500, 0, 64, 0, 16, 16)
         self.feed(self.gw, measured, inp.PathMeasured(2, 30_000, 1000, 2500, 10_000, 64, 1, 16, 16))
 
     def cut(self) -> None:
         """The active link dies and the other path takes over."""
         self.feed(self.gw, inp.PathLost(1, Evidence.LINK_DOWN))
-        self.feed(self.gw, inp.ReattachAck(self.gw.core.attempt_id, 2, 2), inp.PeerBinding(2, 2), after_ns=12 * MS)
+        self.feed(
+            self.gw, inp.ReattachAck(self.gw.core.attempt_id, 2, 2), inp.PeerBinding(2, 2), after_ns=12 * MS
+        )
 
     def close(self) -> None:
         self.audit.close()

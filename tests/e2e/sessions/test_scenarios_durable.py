@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""B26, B28, B31: audit sinks that fail, journals that replay, processes that die.
+
+          ┌─ upa ── relay A ─┐
+client ───┤                  ├─── gateway ── backend
+          └─ upb ── relay B ─┘
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from gateway.control import auditread
+from tests.e2e.sessions.bed import LONG_WINDOW, NS_PER_S, SHORT_WINDOW, WINDOW_S, Bed, in_order
+from tests.e2e.sessions.conftest import MakeBed
+from tests.net import journal
+from tests.net.lab import Lab
+from tests.net.topology import SIDES, boot_ns
+
+TINY_KB: Final = 4096
+
+# --- B26: audit sinks --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_disk(lab: Lab) -> Iterator[Callable[[Path], None]]:
+    """Mounts a file system that is soon full. (It takes ``lab``, so it goes after the verifier has read it.)"""
+    mounted: list[Path] = []
+
+    def mount(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        options = f"size={TINY_KB}k,mode=0700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "jvtest", str(folder)], check=True)
+        mounted.append(folder)
+
+    assert lab.tmp.exists()
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def busy(bed: Bed, times: int) -> None:
+    """Switch to and fro."""
+    for _ in range(times):
+        bed.client.wait_settled()
+        bed.client.switch(bed.client.standby().side)
+        time.sleep(2.0)
+
+
+def test_b26_a_full_disk_costs_records_and_nothing_else(
+    tiny_disk: Callable[[Path], None], make_bed: MakeBed
+) -> None:
+    """Traffic unaffected, switches work, AUDIT_GAP names the versions, and the chain goes on when there is room."""
+    bed = make_bed(policy=LONG_WINDOW)
+    folder = bed.gateway.daemon.state_dir / journal.FOLDER
+    tiny_disk(folder)
+    bed.start()
+    filler = folder / "filler"
+    with bed.client.stream() as stream:
+        time.sleep(0.5)
+        began_ns = boot_ns()
+        fill(filler)
+        busy(bed, 2)
+        ended_ns = boot_ns()
+        filler.unlink()
+        gap = bed.gateway.journal.wait(lambda body: body["event"] == "AUDIT_GAP", "AUDIT_GAP", 15.0)
+        busy(bed, 1)
+        log = stream.stop()
+    assert (log.up.lost(began_ns, ended_ns), log.down.lost(began_ns, ended_ns)) == ([], [])
+    assert gap["lost"] > 0
+    assert gap["session_id"] == bed.ident
+    assert 0 < gap["first_version"] <= gap["last_version"]
+    assert bed.client.view().session_id == bed.ident
+
+
+def fill(path: Path) -> None:
+    """Take all the room there is."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return
+
+
+def test_b26_a_journal_that_is_removed_is_begun_again(make_bed: MakeBed) -> None:
+    """Somebody deletes the files under a running gateway: traffic unaffected, a new file goes on with the chain."""
+    bed = make_bed(policy=LONG_WINDOW)
+    bed.start()
+    with bed.client.stream() as stream:
+        time.sleep(0.5)
+        began_ns = boot_ns()
+        for path in (bed.gateway.daemon.state_dir / journal.FOLDER).glob("*.jsonl"):
+            path.unlink()
+        busy(bed, 2)
+        log = stream.stop()
+    assert (log.up.lost(began_ns), log.down.lost(began_ns)) == ([], [])
+    names = [body["event"] for body in bed.gateway.journal.of("STATE_CHANGE", since_ns=began_ns)]
+    assert len(names) >= 6
+
+
+# --- B28: determinism --------------------------------------------------------------------------------------------
+
+
+def test_b28_a_real_journal_replays_to_identical_decisions(make_bed: MakeBed) -> None:
+    """What the machine decided on real sockets it decides again, every time, from the recorded inputs alone."""
+    bed = make_bed(policy=LONG_WINDOW)
+    bed.start()
+    with bed.client.stream(200.0) as stream:
+        for side in SIDES:
+            bed.topology.uplinks[side].blackhole("both")
+            time.sleep(1.5)
+            bed.topology.uplinks[side].heal()
+            time.sleep(1.5)
+        stream.stop()
+    bed.client.wait_attached()
+    bed.close()
+    for daemon in (bed.client.daemon, bed.gateway.daemon):
+        files = auditread.named_files([daemon.state_dir / journal.FOLDER])
+        first, second = auditread.replay(files)[0], auditread.replay(files)[0]
+        assert first == second
+        assert first.fault is None
+        assert (first.decisions > 10, first.partial) == (True, 0)
+        daemon.cli("audit", "verify")
+        daemon.cli("audit", "replay")
+
+
+# --- B31: restarts -----------------------------------------------------------------------------------------------
+
+
+def test_b31_a_killed_gateway_resumes_its_sessions(make_bed: MakeBed) -> None:
+    """kill -9, start again: T22, resume, REATTACH; same id, TCP lives, versions go on without a hole or a repeat."""
+    bed = make_bed(policy=LONG_WINDOW)
+    bed.start()
+    with bed.client.stream() as stream:
+        time.sleep(1.0)
+        killed_ns = boot_ns()
+        bed.gateway.daemon.kill()
+        time.sleep(1.0)
+        bed.gateway.daemon.start()
+        bed.client.wait_attached(20.0)
+        time.sleep(2.0)
+        back_ns = boot_ns() - NS_PER_S
+        log = stream.stop()
+    bed.same_session()
+    theirs = bed.gateway.journal
+    assert in_order(["T22", "T13"], theirs.rows(killed_ns))
+    assert "OWNER_RESTARTED" in theirs.reasons(killed_ns)
+    assert log.up.arrived_after(back_ns) > 500 and log.down.arrived_after(back_ns) > 500
+    assert log.tcp.alive_after(back_ns), log.tcp
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+def test_b31_a_restarted_client_resumes_its_session(make_bed: MakeBed, how: str) -> None:
+    """HELLO with the stored id, REATTACH above the last attempt; the gateway created one session only."""
+    bed = make_bed(policy=LONG_WINDOW)
+    bed.start()
+    time.sleep(1.0)
+    if how == "kill":
+        bed.client.daemon.kill()
+    else:
+        bed.client.daemon.stop()
+    time.sleep(0.5)
+    bed.client.daemon.start()
+    seen = bed.client.wait_attached(20.0)
+    assert seen.session_id == bed.ident
+    assert bed.gateway.journal.session_ids() == [bed.ident]
+    with bed.client.stream() as stream:
+        time.sleep(1.0)
+        log = stream.stop()
+    assert log.up.arrived_after(0) > 500
+
+
+def test_b31_outside_the_window_it_is_an_explicit_end(make_bed: MakeBed) -> None:
+    """The gateway comes back too late: the client has ended the session, coded, and both make a new one."""
+    bed = make_bed(policy=SHORT_WINDOW)
+    bed.start()
+    bed.gateway.daemon.kill()
+    last = bed.client.journal.wait(
+        lambda body: body["event"] == "STATE_CHANGE" and body["new_state"] == "TERMINATED",
+        "the end",
+        WINDOW_S + 6,
+    )
+    assert last["row"] == "T16"
+    bed.gateway.daemon.start()
+    seen = bed.client.wait_attached(30.0)
+    assert seen.session_id != bed.ident
