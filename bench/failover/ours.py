@@ -17,10 +17,10 @@ from tests.net.topology import Topology, Uplink, boot_ns
 
 # A stream this old is steady: handshake, HELLO and the first measurements of both paths are behind it.
 WARM_S: Final = 0.8
-IDLE_S: Final = 1.5
-RESUME_S: Final = 0.5
-# The gateway writes what led to no event within 250 ms.
-AUDIT_S: Final = 0.35
+IDLE_S: Final = 1.0
+RESUME_S: Final = 0.3
+# The relays hold a packet for 10 ms.
+DRAIN_S: Final = 0.15
 LOSS: Final = 0.30
 POLICIES: Final[dict[str, Mapping[str, Mapping[str, Any]]]] = {
     "default": {},
@@ -60,10 +60,9 @@ class Block:
         with client.stream() as stream:
             time.sleep(WARM_S)
             times = self._happen(event, client, stream)
-            log = stream.stop()
+            log = stream.stop(DRAIN_S)
         after = client.view()
         client.daemon.stop()
-        time.sleep(AUDIT_S)
         return self._figures(event, client, log, times, (before, after))
 
     def _happen(self, event: Event, client: JumpClient, stream: Stream) -> dict[str, int]:

@@ -29,9 +29,11 @@ from gateway.control.peers import Peer
 from gateway.control.records import Records
 from gateway.control.resolve import resolve_first
 from gateway.control.sessiondocs import SessionDocs
+from gateway.control.sessions import Live
 from gateway.control.status import status_document
 from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
+from gateway.core.inputs import OperatorTerminate
 from gateway.dataplane.engine import Engine
 from gateway.errors import (
     DaemonUnreachable,
@@ -41,6 +43,7 @@ from gateway.errors import (
     TryLater,
     UsageError,
 )
+from gateway.frames import Refuse, RefuseReason
 from gateway.net.clientnet import ClientNetwork, ClientPlan
 from gateway.net.links import LinkWatch
 from gateway.net.linkstate import Snapshot
@@ -230,6 +233,7 @@ class Client:
         for address in settings.addresses:
             tunnel.engine.set_inner(address.ip)
         records.follow(made[0].sessions)
+        made[0].greeting.on_refused = self._log_refusal
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
         return tunnel, made[0]
@@ -265,12 +269,32 @@ class Client:
             )
 
         async def stop(_args: dict[str, Any]) -> dict[str, Any]:
+            self._end_sessions()
             stopping.ask()
             return {"stopping": True}
 
         self._handlers: dict[str, Handler] = {"status": status, "stop": stop}
         self._control = ControlServer(self._control_path(), self._handlers, on_error=self._handler_failed)
         await self._control.start()
+
+    def _end_sessions(self) -> None:
+        """`jvpn disconnect` means it: the gateway is told. A signal keeps the session for the next start."""
+        if self._keeper is None:
+            return
+        for live in list(self._keeper.sessions):
+            self._keeper.sessions.feed(clock.now_ns(), live, OperatorTerminate())
+
+    def _log_refusal(self, live: Live, refusal: Refuse) -> None:
+        try:
+            reason = RefuseReason(refusal.reason).name
+        except ValueError:
+            reason = str(refusal.reason)
+        self._log.warning(
+            "the gateway does not serve this client",
+            gateway=live.peer.config.name,
+            reason=reason,
+            retry_after_s=refusal.retry_after_ms / 1000,
+        )
 
     def _add_session_commands(self, tunnel: Tunnel, keeper: ClientKeeper, records: Records) -> None:
         docs = SessionDocs(

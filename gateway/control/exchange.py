@@ -192,7 +192,9 @@ class Exchange:
         """The data plane needs a new key for this peer."""
         peer.wanted = True
         handshake = peer.started(self._timers)
-        if handshake.pending_index is not None:
+        if now_ns < peer.not_before_ns:
+            self._arm(peer, peer.not_before_ns)
+        elif handshake.pending_index is not None:
             handshake.restart_attempt(now_ns)
         elif handshake.may_initiate(now_ns):
             self._initiate(now_ns, peer)

@@ -21,6 +21,7 @@ from gateway.control.snapshot import agreed_policy
 from gateway.core import inputs as inp
 from gateway.core.driver import First
 from gateway.core.policy import Policy
+from gateway.core.rates import comeback_ns
 from gateway.core.reasons import Reason
 from gateway.core.states import Role
 from gateway.dataplane.engine import Endpoint, Engine, Event
@@ -54,7 +55,10 @@ class Greeting:
         self._instance_id = instance_id
         self.policy = policy
         self._asking: dict[int, Asking] = {}
+        self._displaced: dict[int, int] = {}  # how often in a row another device took the session
         self._spoken: set[int] = set()  # slots whose gateway has answered a HELLO in this process
+        # Told why a gateway does not serve us, for the log.
+        self.on_refused: Callable[[Live, fr.Refuse], None] = lambda live, refusal: None
         # Told when a gateway turned out to be a stock one, or a jump one.
         self.on_verdict: Callable[[int, Live, bool], None] = lambda now_ns, live, jump: None
 
@@ -152,9 +156,21 @@ class Greeting:
         """Not served. An unknown session is over; the next handshake makes a new one."""
         if refusal.instance_id != self._instance_id:
             return
-        self._asking.pop(live.slot, None)
-        if refusal.reason != fr.RefuseReason.RATE_LIMITED:
-            self._sessions.feed(now_ns, live, inp.PeerTerminated())
+        asking = self._asking.pop(live.slot, None)
+        self.on_refused(live, refusal)
+        if refusal.reason == fr.RefuseReason.RATE_LIMITED:
+            if asking is not None:
+                later_ns = now_ns + max(refusal.retry_after_ms * NS_PER_MS, NS_PER_S)
+                self._asking[live.slot] = replace(asking, started_ns=later_ns, sent=0)
+            return
+        if refusal.reason == fr.RefuseReason.INSTANCE_CONFLICT:
+            self._stay_away(now_ns, live)
+        self._sessions.feed(now_ns, live, inp.PeerTerminated())
+
+    def _stay_away(self, now_ns: int, live: Live) -> None:
+        """Another device has our session: not before a minute, doubling, or two with one key would fight for ever."""
+        times = self._displaced[live.slot] = self._displaced.get(live.slot, 0) + 1
+        live.peer.not_before_ns = now_ns + comeback_ns(times)
 
     # --- control frames ---------------------------------------------------------------------------------------
 
@@ -171,6 +187,8 @@ class Greeting:
             self._feed(now_ns, live, inp.ChallengeReceived(path_id, frame.path_id, frame.rebind))
             live.response = None
         elif isinstance(frame, fr.Terminate):
+            if reason_of(frame.reason) is Reason.SUPERSEDED:
+                self._stay_away(now_ns, live)
             self._feed(now_ns, live, inp.PeerTerminated())
 
     def _feed(self, now_ns: int, live: Live, one: inp.Input) -> None:

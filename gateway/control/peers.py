@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gateway.control.configmodel import Peer as PeerConfig
+from gateway.core.rates import Bucket
 from gateway.dataplane.engine import Endpoint, Engine
 from gateway.errors import NotFound, Refused
 from gateway.noise.handshake import NO_PSK, Identity, PeerKeys, TransportKeys
@@ -52,11 +53,12 @@ class Peer:
         "births",
         "config",
         "deadline_ns",
-        "displace_ns",
         "handshake",
         "keys",
+        "not_before_ns",
         "roam",
         "slot",
+        "takeovers",
         "wanted",
     )
 
@@ -69,7 +71,8 @@ class Peer:
         self.deadline_ns: int | None = None  # of its one entry in the queue of timers
         self.roam: Roam | None = None  # of a tunnel without sessions
         self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first
-        self.displace_ns = 0  # when the bucket of superseding is full again
+        self.takeovers: Bucket | None = None  # what superseding its session costs
+        self.not_before_ns = 0  # it was displaced: no handshake by itself before that
 
     def started(self, timers: Timers) -> PeerHandshake:
         """The peer's handshake state, made at its first use."""

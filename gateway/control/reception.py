@@ -13,11 +13,12 @@ from typing import Final
 
 from gateway import frames as fr
 from gateway import suites
-from gateway.constants import NS_PER_S
+from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control.peers import Birth, Peer
 from gateway.control.sessions import Live, Sessions, address_name
 from gateway.control.snapshot import snapshot_of
 from gateway.core import inputs as inp
+from gateway.core import rates
 from gateway.core.driver import First
 from gateway.core.policy import Policy
 from gateway.core.reasons import Reason
@@ -28,9 +29,6 @@ from gateway.noise.handshake import TransportKeys
 
 # A key that a stock client took over says nothing for this long (protocol.md §2).
 TAKEOVER_NS: Final = 8 * NS_PER_S
-# Superseding and displacing: burst 3, one per 20 s.
-_DISPLACE_EVERY_NS: Final = 20 * NS_PER_S
-_DISPLACE_BURST: Final = 3
 
 
 class Reception:
@@ -103,13 +101,11 @@ class Reception:
             if peer.config.protocol != "jump" and self._may_displace(now_ns, peer):
                 self._supersede(now_ns, peer, live, birth)
 
-    def _may_displace(self, now_ns: int, peer: Peer) -> bool:
-        """A bucket as one time: when it will be full again."""
-        full_ns = max(peer.displace_ns, now_ns)
-        if full_ns - now_ns > (_DISPLACE_BURST - 1) * _DISPLACE_EVERY_NS:
-            return False
-        peer.displace_ns = full_ns + _DISPLACE_EVERY_NS
-        return True
+    @staticmethod
+    def _may_displace(now_ns: int, peer: Peer) -> bool:
+        if peer.takeovers is None:
+            peer.takeovers = rates.takeovers()
+        return peer.takeovers.take(now_ns)
 
     def _supersede(self, now_ns: int, peer: Peer, live: Live, birth: Birth) -> Live:
         """The old session ends, this keypair carries the new one: T18, T0, T1."""
@@ -147,9 +143,11 @@ class Reception:
         return hello.session_id == live.core.session_id or (made and hello.session_id == fr.NO_SESSION)
 
     def _welcome_to(self, now_ns: int, live: Live, birth: Birth, event: Event, hello: fr.Hello) -> None:
-        if live.instance not in (b"", hello.instance_id) and not self._may_displace(now_ns, live.peer):
-            self._refuse(now_ns, live.peer, event, hello, fr.RefuseReason.RATE_LIMITED)
-            return
+        if live.instance not in (b"", hello.instance_id):
+            if not self._may_displace(now_ns, live.peer):
+                self._refuse(now_ns, live.peer, event, hello, fr.RefuseReason.RATE_LIMITED)
+                return
+            self._displace(now_ns, live, birth)
         live.instance = hello.instance_id
         self._engine.promote(live.slot, birth.index, now_ns)
         if birth.session_id != live.core.session_id:
@@ -163,6 +161,15 @@ class Reception:
             self._sessions.bind_again(now_ns, live)
             self._sessions.on_persist(now_ns, live)  # a jump session from now on, also after a restart
         self._send(now_ns, live.peer, event, self._welcome(live, event.source))
+
+    def _displace(self, now_ns: int, live: Live, birth: Birth) -> None:
+        """Another process of the same client goes on with the session: the one before is told, then forgotten."""
+        refusal = fr.Refuse(
+            instance_id=live.instance, reason=fr.RefuseReason.INSTANCE_CONFLICT, retry_after_ms=0
+        )
+        self._engine.send_data(live.slot, 0, None, fr.encode((refusal,)), now_ns)
+        self._engine.erase_keys(live.slot, birth.index)
+        live.has_paths = False
 
     @staticmethod
     def _welcome(live: Live, source: Endpoint) -> fr.Welcome:
@@ -181,7 +188,9 @@ class Reception:
         )
 
     def _refuse(self, now_ns: int, peer: Peer, event: Event, hello: fr.Hello, why: fr.RefuseReason) -> None:
-        retry_ms = _DISPLACE_EVERY_NS // 1_000_000 if why is fr.RefuseReason.RATE_LIMITED else 0
+        limited = why is fr.RefuseReason.RATE_LIMITED and peer.takeovers is not None
+        retry_ns = peer.takeovers.retry_after_ns(now_ns) if limited and peer.takeovers else 0
+        retry_ms = -(-retry_ns // NS_PER_MS)
         refusal = fr.Refuse(instance_id=hello.instance_id, reason=why, retry_after_ms=retry_ms)
         self._send(now_ns, peer, event, refusal)
 

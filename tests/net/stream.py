@@ -142,8 +142,8 @@ class Stream:
             argv = python_module(HELPER, role, peer, str(port), str(log), str(rate_pps), str(size_bytes))
             self._ends.append(namespace.spawn(argv, f"{namespace.role}-stream"))
             self._logs.append(log)
-        for end in self._ends:
-            end.wait_line("^ready")
+            # The backend listens before the client connects.
+            self._ends[-1].wait_line("^ready")
 
     def pause(self) -> None:
         """Both ends fall silent, the TCP connection too."""

@@ -84,7 +84,8 @@ class Beat:
 
     def readable(self) -> list[socket.socket]:
         """What to wait for."""
-        return [sock for sock in (self.listener, self.sock) if sock is not None]
+        connected = self.sock if self.role == "backend" or self.connected_ns else None
+        return [sock for sock in (self.listener, connected) if sock is not None]
 
     def tick(self, now_ns: int) -> None:
         """C: open the connection until it succeeds once, then send what is due."""
