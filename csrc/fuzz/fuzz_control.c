@@ -77,6 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const struct jv_arrival a = {.msg = &b->msg,
                                  .session = b->session,
                                  .kp = b->session->current,
+                                 .at = data[0] & 4 ? NULL : path,
                                  .path = data[0] & 4 ? NULL : path,
                                  .bytes = (uint32_t)size + 31,
                                  .type = data[0] & 2 ? JV_TYPE_TRANSPORT : JV_TYPE_JUMP,

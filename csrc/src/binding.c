@@ -71,14 +71,9 @@ static struct jv_path *free_row(struct jv_engine *e, struct jv_session *s) {
 
 static void begin(struct jv_engine *e, struct jv_paths *p, struct jv_path *path, uint8_t id,
                   const struct jv_endpoint *at) {
-    struct jv_visitor *v = jv_visitor_at(p, at, e->now_ns);
     *path = (struct jv_path){.id = id, .endpoint = *at};
     jv_path_reset(path, e->now_ns);
     path->next_probe_ns = p->profile_ns ? e->now_ns : 0;
-    if (v) { /* what came from there while it was validated arrived on this path */
-        path->rx_packets = v->rx_packets;
-        path->rx_bytes = v->rx_bytes;
-    }
     p->used++;
     e->idle_paths += p->idle;
 }
@@ -99,10 +94,14 @@ static void move(struct jv_engine *e, struct jv_path *path, const struct jv_endp
         path->open[i].open = 0;
 }
 
-static void forget_visitor(struct jv_paths *p, const struct jv_endpoint *at, uint64_t now_ns) {
-    struct jv_visitor *v = jv_visitor_at(p, at, now_ns);
-    if (v)
-        *v = (struct jv_visitor){.heard_ns = 0};
+/* What came from there while it was validated arrived on this path. */
+static void settle_visitor(struct jv_paths *p, struct jv_path *path, uint64_t now_ns) {
+    struct jv_visitor *v = jv_visitor_at(p, &path->endpoint, now_ns);
+    if (!v)
+        return;
+    path->rx_packets += v->rx_packets;
+    path->rx_bytes += v->rx_bytes;
+    *v = (struct jv_visitor){.heard_ns = 0};
 }
 
 static void unbind(struct jv_session *s) {
@@ -136,7 +135,7 @@ int jv_engine_set_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, cons
             return -ENOSPC;
         begin(e, s->paths, path, path_id, at);
     }
-    forget_visitor(s->paths, at, now_ns);
+    settle_visitor(s->paths, path, now_ns);
     jv_paths_arm(e, s);
     return 0;
 }
@@ -303,7 +302,7 @@ int jv_engine_copy_to(struct jv_engine *e, uint32_t slot, const struct jv_endpoi
     struct jv_visitor *v = jv_visitor_take(s->paths, to, now_ns);
     if (!v)
         return -EBUSY;
-    v->rx_bytes += credit_bytes;
+    v->earned_bytes += credit_bytes;
     v->copy_until_ns = until_ns;
     extend_extra(s->paths, until_ns);
     return 0;

@@ -34,7 +34,7 @@ static void remember(struct jv_engine *e, const struct jv_arrival *a, uint64_t c
  * one who always forwards faster cannot hide the real address (session.md §7). */
 static void copy_seen(struct jv_engine *e, const struct jv_arrival *a, uint64_t counter) {
     const struct jv_paths *p = a->session->paths;
-    if (!p || a->path)
+    if (!p || a->at)
         return;
     for (unsigned i = 0; i < JV_RECENT_MAX; i++) {
         const struct jv_recent *r = &p->recent[i];
@@ -63,17 +63,27 @@ static bool open_control(struct jv_engine *e, const struct jv_keypair *kp, uint8
     return true;
 }
 
+/* The header is authenticated: its path, when we have it, is the one that sent the message. */
+static void credit_named(struct jv_arrival *a) {
+    struct jv_path *named = a->session->paths ? jv_paths_by_id(a->session->paths, a->path_id) : NULL;
+    if (named)
+        a->path = named;
+}
+
 void jv_control_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
     struct jv_arrival a = {.msg = msg, .bytes = len, .path_id = datagram[2], .type = JV_TYPE_JUMP};
     const uint64_t counter = jv_get_le64(datagram + 8);
     a.kp = jv_rx_key(e, datagram, &a.session);
     if (!a.kp || !open_control(e, a.kp, datagram, len))
         return;
-    jv_rx_arrived(&a);
+    jv_rx_locate(&a);
     if (!jv_rx_fresh(e, &a.kp->control->window, counter)) {
+        jv_rx_count(&a); /* a copy is where it came from, whatever it names */
         copy_seen(e, &a, counter);
         return;
     }
+    credit_named(&a);
+    jv_rx_count(&a);
     a.newest = counter == jv_replay_highest(&a.kp->control->window);
     remember(e, &a, counter);
     jv_rx_accept(e, &a, true);
@@ -124,7 +134,7 @@ static void hand_up(struct jv_engine *e, const struct jv_arrival *a, const uint8
         .path_id = a->path_id,
         .slot = a->session->slot,
         .bytes = a->bytes,
-        .value = a->path ? a->path->id : 0,
+        .value = a->at ? a->at->id : 0,
         .local_index = a->kp->local_index,
         .from = a->msg->from,
     };

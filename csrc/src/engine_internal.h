@@ -107,9 +107,10 @@ struct jv_arrival {
     const struct jv_msg *msg;
     struct jv_session *session;
     struct jv_keypair *kp;
-    struct jv_path *path; /* whose address it came from, NULL = none of ours */
+    struct jv_path *at;   /* whose address it came from, NULL = none of ours */
+    struct jv_path *path; /* whose figures it counts in: the one it names, else `at` */
     uint32_t bytes;       /* of the datagram */
-    uint8_t path_id;      /* that its header claims */
+    uint8_t path_id;      /* that its header names, 0 = none */
     uint8_t type;         /* of the message, 4 or 5 */
     bool newest;
 };
@@ -128,8 +129,10 @@ static inline uint32_t jv_engine_route(const struct jv_engine *e, uint8_t versio
 
 /* rx.c */
 struct jv_keypair *jv_rx_key(struct jv_engine *e, const uint8_t *datagram, struct jv_session **session);
-/* The path it came on, which counts it as arrived whatever the replay window says. */
-void jv_rx_arrived(struct jv_arrival *a);
+/* Finds out whose address it came from. */
+void jv_rx_locate(struct jv_arrival *a);
+/* Its path counts it. */
+void jv_rx_count(const struct jv_arrival *a);
 bool jv_rx_fresh(struct jv_engine *e, struct jv_replay *window, uint64_t counter);
 /* What a new authenticated message means for keys, addresses and timers. */
 void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data);
@@ -169,7 +172,7 @@ void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t 
 
 /* pmtu.c */
 void jv_pmtu_run(struct jv_engine *e, struct jv_session *s);
-bool jv_pmtu_answered(struct jv_engine *e, const struct jv_arrival *a, uint64_t seq);
+bool jv_pmtu_answered(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint64_t seq);
 
 /* extra.c: a train of `s` that went to its endpoint, once more to where it is duplicated or copied. */
 void jv_extra_train(struct jv_engine *e, struct jv_session *s, const struct jv_train *train);

@@ -30,7 +30,7 @@ static struct jv_path *second_path(struct jv_paths *p) {
 /* The datagrams of the train that the address has earned. */
 static struct jv_train within_budget(struct jv_visitor *v, const struct jv_train *train) {
     struct jv_train part = *train;
-    const uint64_t earned = JV_AMPLIFICATION_FACTOR * v->rx_bytes;
+    const uint64_t earned = JV_AMPLIFICATION_FACTOR * v->earned_bytes;
     const uint64_t left = earned > v->tx_bytes ? earned - v->tx_bytes : 0;
     if (part.len > left)
         part.len = (uint32_t)(left - left % part.segment_bytes);

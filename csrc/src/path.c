@@ -81,7 +81,7 @@ struct jv_visitor *jv_visitor_take(struct jv_paths *p, const struct jv_endpoint 
 }
 
 bool jv_visitor_spend(struct jv_visitor *v, uint64_t bytes) {
-    if (v->tx_bytes + bytes > JV_AMPLIFICATION_FACTOR * v->rx_bytes)
+    if (v->tx_bytes + bytes > JV_AMPLIFICATION_FACTOR * v->earned_bytes)
         return false;
     v->tx_bytes += bytes;
     return true;

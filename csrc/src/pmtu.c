@@ -69,13 +69,13 @@ void jv_pmtu_run(struct jv_engine *e, struct jv_session *s) {
         send_padded(e, s, path);
 }
 
-bool jv_pmtu_answered(struct jv_engine *e, const struct jv_arrival *a, uint64_t seq) {
-    const struct jv_pmtu *m = &a->session->paths->pmtu;
+bool jv_pmtu_answered(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint64_t seq) {
+    const struct jv_pmtu *m = &s->paths->pmtu;
     if (seq < PMTU_SEQ_BASE)
         return false;
-    if (m->due_ns && m->seq == seq && m->path_id == a->path->id) {
-        a->path->tx_packets++;
-        finish(e, a->session, true);
+    if (m->due_ns && m->seq == seq && m->path_id == path->id) {
+        path->tx_packets++;
+        finish(e, s, true);
     }
     return true;
 }

@@ -18,18 +18,31 @@ static void report(struct jv_engine *e, const struct jv_session *s, const struct
         NULL, 0);
 }
 
-/* The first misses are told one by one; a path that stays dead is mentioned once a second. */
+/* The first misses are told one by one: a death is judged by their number and by the intervals that they
+ * span. A path that stays dead is mentioned once a second. */
+static bool worth_telling(const struct jv_path *path, uint64_t profile_ns, uint64_t now_ns) {
+    if (path->misses <= JV_TOLD_MISSES_MAX || path->missed_ns < path->proof_ns)
+        return path->misses >= 2;
+    const uint64_t span_ns = now_ns - path->proof_ns, told_ns = path->missed_ns - path->proof_ns;
+    if (profile_ns && span_ns / profile_ns > told_ns / profile_ns && told_ns / profile_ns < 2)
+        return true;
+    return now_ns - path->missed_ns >= JV_NS_PER_S;
+}
+
 static void report_missed(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
-    if (path->misses < 2 || (path->misses > JV_FAST_MISSES_MAX && e->now_ns - path->missed_ns < JV_NS_PER_S))
+    if (!worth_telling(path, s->paths->profile_ns, e->now_ns))
         return;
     path->missed_ns = e->now_ns;
     report(e, s, path, JV_EVENT_MISSED, path->misses, e->now_ns - path->proof_ns);
 }
 
+/* What crosses a threshold or moves at once; else one a second for the scores, none while nobody needs them.
+ */
 static void report_measured(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
     const struct jv_measured m = jv_path_measured(path, e->now_ns);
     const bool crossed = jv_path_crossed(path, &s->paths->thresholds, &m, e->now_ns);
-    if (!crossed && !path->report)
+    const bool due = !s->paths->idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS;
+    if (!crossed && !path->report && !due)
         return;
     path->reported_ns = e->now_ns;
     path->reported_srtt_us = m.srtt_us;
@@ -201,60 +214,73 @@ void jv_probe_binding(struct jv_engine *e, const struct jv_arrival *a, uint64_t 
         NULL, 0);
 }
 
-/* A client answers on its paths only; a gateway also an address under validation, within its budget. */
-static bool may_answer(struct jv_engine *e, const struct jv_arrival *a, struct jv_visitor *v, size_t bytes) {
-    if (a->path)
+/* Who is answered: the path that the probe names, where that path was proven to be, wherever the probe came
+ * from. A gateway that does not know it yet answers where it came from: one of its paths, or an address under
+ * validation within its budget. */
+struct asker {
+    struct jv_path *path;
+    struct jv_visitor *visitor;
+};
+
+static struct asker asker_of(const struct jv_engine *e, const struct jv_arrival *a, uint8_t path_id) {
+    struct jv_paths *p = a->session->paths;
+    struct asker who = {.path = p ? jv_paths_by_id(p, path_id) : NULL};
+    if (who.path || e->client || !p)
+        return who;
+    who.path = a->at;
+    who.visitor = a->at ? NULL : jv_visitor_at(p, &a->msg->from, e->now_ns);
+    return who;
+}
+
+static bool may_answer(struct jv_engine *e, const struct asker *who, size_t bytes) {
+    if (who->path)
         return true;
-    if (!v) {
+    if (!who->visitor) {
         jv_count(&e->counters, JV_CTR_DROP_CONTROL_PATH);
         return false;
     }
-    if (jv_visitor_spend(v, bytes))
+    if (jv_visitor_spend(who->visitor, bytes))
         return true;
     jv_count(&e->counters, JV_CTR_DROP_CONTROL_BUDGET);
     return false;
-}
-
-static struct jv_visitor *visitor_of(const struct jv_engine *e, const struct jv_arrival *a) {
-    if (a->path || e->client || !a->session->paths)
-        return NULL;
-    return jv_visitor_at(a->session->paths, &a->msg->from, e->now_ns);
 }
 
 void jv_probe_answer(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe *probe) {
     const size_t len = 1 + JV_PROBE_ACK_FRAME_BYTES;
     struct jv_session *s = a->session;
     struct jv_keypair *kp = jv_control_key(e, s);
-    struct jv_visitor *v = visitor_of(e, a);
+    const struct asker who = asker_of(e, a, probe->path_id);
     jv_count(&e->counters, JV_CTR_RX_PROBES);
-    if (!may_answer(e, a, v, jv_control_datagram(len)))
+    if (!may_answer(e, &who, jv_control_datagram(len)))
         return;
     jv_probe_binding(e, a, probe->binding_epoch, probe->bound_path_id);
     const struct jv_paths *p = s->paths;
     const struct jv_probe_ack ack = {
         .seq = probe->seq,
         .echo_time_ns = probe->tx_time_ns,
-        .rx_packets = a->path ? a->path->rx_packets : v->rx_packets,
-        .rx_bytes = a->path ? a->path->rx_bytes : v->rx_bytes,
+        .rx_packets = who.path ? who.path->rx_packets : who.visitor->rx_packets,
+        .rx_bytes = who.path ? who.path->rx_bytes : who.visitor->rx_bytes,
         .binding_epoch = p->epoch,
         .path_id = probe->path_id,
         .bound_path_id = p->bound ? p->bound->id : 0,
     };
+    const struct jv_endpoint *to = who.path ? &who.path->endpoint : &a->msg->from;
     uint8_t *plain = jv_control_plain(e);
     plain[0] = JV_FRAMES_MARK;
     (void)jv_probe_ack_put(plain + 1, &ack);
-    (void)jv_control_send(e, s, kp ? kp : a->kp, a->path, a->path ? &a->path->endpoint : &a->msg->from, len);
+    (void)jv_control_send(e, s, kp ? kp : a->kp, who.path, to, len);
 }
 
 void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe_ack *ack) {
-    struct jv_path *path = a->path;
-    /* Evidence counts on the path that was asked, and there only. */
-    if (!path || path->id != ack->path_id) {
+    struct jv_paths *p = a->session->paths;
+    /* Evidence counts on the path that was asked, and there only, wherever the answer came from. */
+    struct jv_path *path = p ? jv_paths_by_id(p, ack->path_id) : NULL;
+    if (!path) {
         jv_count(&e->counters, JV_CTR_DROP_CONTROL_PATH);
         return;
     }
     jv_probe_binding(e, a, ack->binding_epoch, ack->bound_path_id);
-    if (jv_pmtu_answered(e, a, ack->seq))
+    if (jv_pmtu_answered(e, a->session, path, ack->seq))
         return;
     if (!jv_path_answered(path, ack->seq, ack->echo_time_ns, ack->hold_time_ns, ack->rx_packets, e->now_ns)) {
         jv_count(&e->counters, JV_CTR_DROP_CONTROL_STALE);

@@ -21,12 +21,16 @@ static bool may_notice(struct jv_engine *e, struct jv_session *s) {
     return false;
 }
 
-/* What comes from there is what may be sent there, three times over (protocol.md §4). */
+/* What comes from there is what may be sent there, three times over (protocol.md §4); what it names no path
+ * for is the path's once it moves there. */
 static void credit_visitor(struct jv_engine *e, const struct jv_arrival *a) {
     struct jv_visitor *v = jv_visitor_take(a->session->paths, &a->msg->from, e->now_ns);
     if (!v)
         return;
     v->heard_ns = e->now_ns;
+    v->earned_bytes += a->bytes;
+    if (a->path)
+        return;
     v->rx_packets++;
     v->rx_bytes += a->bytes;
 }
@@ -133,9 +137,12 @@ bool jv_rx_fresh(struct jv_engine *e, struct jv_replay *window, uint64_t counter
     }
 }
 
-void jv_rx_arrived(struct jv_arrival *a) {
+void jv_rx_locate(struct jv_arrival *a) {
     struct jv_paths *p = a->session->paths;
-    a->path = p ? jv_paths_at(p, &a->msg->from) : NULL;
+    a->path = a->at = p ? jv_paths_at(p, &a->msg->from) : NULL;
+}
+
+void jv_rx_count(const struct jv_arrival *a) {
     if (!a->path)
         return;
     a->path->rx_packets++;
@@ -146,7 +153,7 @@ void jv_rx_arrived(struct jv_arrival *a) {
 static bool known_address(const struct jv_arrival *a) {
     const struct jv_session *s = a->session;
     if (s->paths && s->paths->used > 0)
-        return a->path != NULL;
+        return a->at != NULL;
     return jv_endpoint_same_remote(&a->msg->from, &s->endpoint);
 }
 
@@ -157,7 +164,7 @@ void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data) {
         on_proven(e, a);
     if (a->path)
         jv_path_heard(a->path, e->now_ns);
-    else if (!known_address(a) && !(was_next && !s->paths))
+    if (!known_address(a) && !(was_next && !s->paths))
         jv_rx_new_address(e, a, a->newest ? JV_NOTICE_NEWEST : 0);
     s->rx_packets++;
     s->rx_bytes += a->bytes;
@@ -194,7 +201,8 @@ static void rx_transport(struct jv_engine *e, const struct jv_msg *msg, uint8_t 
         jv_count(&e->counters, JV_CTR_DROP_AUTH);
         return;
     }
-    jv_rx_arrived(&a);
+    jv_rx_locate(&a); /* type 4 names no path */
+    jv_rx_count(&a);  /* replayed copies as well */
     if (!jv_rx_fresh(e, &a.kp->window, counter))
         return;
     a.newest = counter == jv_replay_highest(&a.kp->window);

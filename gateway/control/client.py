@@ -34,6 +34,7 @@ from gateway.control.status import status_document
 from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
 from gateway.core.inputs import OperatorTerminate
+from gateway.core.reasons import Reason
 from gateway.dataplane.engine import Engine
 from gateway.errors import (
     DaemonUnreachable,
@@ -127,6 +128,7 @@ class Client:
         self._network: ClientNetwork | None = None
         self._control: ControlServer | None = None
         self._ready = False
+        self._leaving = False
         # What each gateway's endpoints resolved to.
         self._addresses: dict[bytes, list[tuple[str, int]]] = {}
         # Slots of gateways whose silence was explained already.
@@ -234,6 +236,7 @@ class Client:
             tunnel.engine.set_inner(address.ip)
         records.follow(made[0].sessions)
         made[0].greeting.on_refused = self._log_refusal
+        made[0].sessions.on_ended = self._session_ended
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
         return tunnel, made[0]
@@ -279,6 +282,7 @@ class Client:
 
     def _end_sessions(self) -> None:
         """`jvpn disconnect` means it: the gateway is told. A signal keeps the session for the next start."""
+        self._leaving = True
         if self._keeper is None:
             return
         for live in list(self._keeper.sessions):
@@ -376,6 +380,19 @@ class Client:
             now_ns = clock.now_ns()
             tunnel.engine.set_endpoint(peer.slot, endpoint_of(path), now_ns)
             tunnel.exchange.wanted(now_ns, peer)
+
+    def _session_ended(self, now_ns: int, live: Live) -> None:
+        """A client stays connected: after an end the next session is begun, unless somebody here wanted the end."""
+        tunnel, keeper = self._tunnel, self._keeper
+        reason = live.core.history()[-1].reason if live.core.history() else Reason.NONE
+        self._log.warning("session ended", session=live.core.session_id.hex(), reason=reason.name)
+        if tunnel is None or keeper is None or self._leaving:
+            return
+        path = keeper.next_path(now_ns, live.peer)
+        if path is not None:
+            tunnel.engine.set_endpoint(live.slot, endpoint_of(path), now_ns)
+            if reason is not Reason.OPERATOR_TERMINATED:
+                tunnel.exchange.wanted(now_ns, live.peer)
 
     def _retried(self, peer: Peer) -> None:
         """No answer and no key: the next path; the gateway's name is looked up again meanwhile."""

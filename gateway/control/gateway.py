@@ -155,6 +155,7 @@ class Gateway:
         if isinstance(tunnel.keeper, GatewayKeeper):
             self._keeper = tunnel.keeper
             records.follow(tunnel.keeper.sessions)
+            tunnel.keeper.sessions.on_ended = self._session_ended
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)
         tunnel.attach(sockets, open_tun(settings.interface), settings.mtu)
@@ -246,6 +247,13 @@ class Gateway:
             return result
 
         return handle
+
+    def _session_ended(self, now_ns: int, live: Live) -> None:
+        past = live.core.history()
+        reason = past[-1].reason.name if past else ""
+        self._log.info(
+            "session ended", peer=live.core.peer, session=live.core.session_id.hex(), reason=reason
+        )
 
     async def _apply_routes(self) -> None:
         while self._route_changes and self._network is not None:

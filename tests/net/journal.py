@@ -156,6 +156,12 @@ def until_gap(records: Sequence[Body]) -> list[Body]:
     if any("session_id" not in body for body in gaps):
         return []
     holed = {body["session_id"] for body in gaps}
+    begun: set[str] = set()
+    for body in records:
+        ident = body.get("session_id")
+        if ident is not None and ident not in begun:
+            begun.add(ident)
+            holed |= set() if body["event"] in ("CREATE", "RESTORE") else {ident}
     return [body for body in records if body.get("session_id") not in holed]
 
 

@@ -2,7 +2,9 @@
 /* The transports of a session: one row per path with what is measured on it (session.md §4, §6), and the few
  * slots for addresses that are no path yet.
  *
- * Rule 1: a row is evidence about one path and one direction. What arrives on another path never touches it.
+ * Rule 1: a row is evidence about one path and one direction. What names another path never touches it. Which
+ * path a message names is authenticated, the address it came from is not: one who forwards copies of all
+ * packets from elsewhere, and wins every race, neither feeds nor starves a path.
  * Rule 2: rows are made and moved by Python only; an address never becomes a path by sending to us.
  * Rule 3: everything here is arithmetic on the row and on the time given; packets are probe.c's business.
  * gateway/core/meter.py is the same in Python, formula by formula. */
@@ -35,6 +37,8 @@
 #define JV_JITTER_MIN_SAMPLES   16
 #define JV_ANSWER_MAX_NS        (10000 * JV_NS_PER_MS) /* an older answer says nothing about now */
 #define JV_BASELINE_HALF_NS     (300000 * JV_NS_PER_MS)
+#define JV_REPORT_EVERY_NS      (900 * JV_NS_PER_MS) /* about one a second, at the next answer */
+#define JV_TOLD_MISSES_MAX      8  /* told one by one: more than any profile's death needs */
 #define JV_FAST_MISSES_MAX      32 /* beyond it a suspect path is probed at the profile's interval again */
 #define JV_CONTROL_TOKEN_NS     (10 * JV_NS_PER_MS) /* security.control_rate: 100/s, burst 100 */
 #define JV_CONTROL_BURST_NS     (1000 * JV_NS_PER_MS)
@@ -124,8 +128,9 @@ struct jv_thresholds {
 struct jv_visitor {
     struct jv_endpoint endpoint;
     uint64_t heard_ns;   /* 0 = free */
-    uint64_t rx_packets; /* came from there */
+    uint64_t rx_packets; /* came from there and were counted on no path */
     uint64_t rx_bytes;
+    uint64_t earned_bytes;  /* all that came from there */
     uint64_t tx_bytes;      /* went there, at most JV_AMPLIFICATION_FACTOR times as much */
     uint64_t copy_until_ns; /* downstream is copied there */
 };

@@ -90,8 +90,13 @@ class Bed:
         seen = self.client.wait_attached(timeout_s)
         assert seen.session_id == self.ident
         assert self.client.journal.session_ids() == [self.ident]
-        assert self.gateway.journal.session_ids() == [self.ident]
+        assert self.created() == [self.ident]
         return seen
+
+    def created(self) -> list[str]:
+        """Every session that the gateway has created for the first client's peer."""
+        name = f"peer{self.client.number}"
+        return [b["session_id"] for b in self.gateway.journal.of("SESSION_CREATED") if b["peer"] == name]
 
     def ends(self) -> tuple[journal.Journal, journal.Journal]:
         """Both journals, read up to now."""

@@ -21,7 +21,8 @@ from tests.e2e.sessions.bed import LONG_WINDOW, NS_PER_S, SHORT_WINDOW, WINDOW_S
 from tests.e2e.sessions.conftest import MakeBed
 from tests.net import journal
 from tests.net.lab import Lab
-from tests.net.topology import SIDES, boot_ns
+from tests.net.topology import BACKEND, SIDES, boot_ns
+from tests.net.traffic import wait_reachable
 
 TINY_KB: Final = 4096
 
@@ -50,7 +51,8 @@ def busy(bed: Bed, times: int) -> None:
     for _ in range(times):
         bed.client.wait_settled()
         bed.client.switch(bed.client.standby().side)
-        time.sleep(2.0)
+        # A discretionary switch straight back is suppressed for 2 s.
+        time.sleep(2.5)
 
 
 def test_b26_a_full_disk_costs_records_and_nothing_else(
@@ -189,5 +191,7 @@ def test_b31_outside_the_window_it_is_an_explicit_end(make_bed: MakeBed) -> None
     )
     assert last["row"] == "T16"
     bed.gateway.daemon.start()
-    seen = bed.client.wait_attached(30.0)
+    # Nothing to send, nothing to greet for: the first packet makes the new session.
+    wait_reachable(bed.topology.client, BACKEND, 30.0)
+    seen = bed.client.wait_attached(10.0)
     assert seen.session_id != bed.ident

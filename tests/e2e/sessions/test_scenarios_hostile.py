@@ -32,6 +32,12 @@ REFUSED = (
     "drop_no_key",
 )
 ICMP_UNREACHABLE = 3
+# What the gateway sends to the real mapping is lost on the relay's side.
+SWALLOW = """
+add table inet cut
+add chain inet cut in {{ type filter hook input priority 0; }}
+add rule inet cut in iifname far udp dport {port} drop
+"""
 
 
 def refused(bed: Bed) -> int:
@@ -207,7 +213,8 @@ def test_b19_of_concurrent_requests_exactly_one_is_accepted(make_bed: MakeBed) -
         one.prove(3, 2)
         one.request(5, welcome.binding_epoch, 2, socket_no=1)
         one.request(6, welcome.binding_epoch, 3, socket_no=2)
-        time.sleep(1.0)
+        # Soon: a puppet answers no probes, so its paths die within a second.
+        time.sleep(0.2)
         acks, rejects = one.frames(fr.ReattachAck), one.frames(fr.ReattachReject)
         seen = bed.gateway.session_of(one.session_id.hex())
     assert len({ack.attempt_id for ack in acks}) == 1
@@ -265,15 +272,18 @@ def test_b38_a_full_relay_is_left_when_the_real_path_answers_again(make_bed: Mak
     with bed.client.stream(500.0) as stream:
         time.sleep(1.0)
         began_ns = boot_ns()
+        swallow = SWALLOW.format(port=real.split(":")[1])
+        active.router.run(["nft", "-f", "-"], stdin=swallow)
         active.relay.attack("up", f"{active.attacker}:4444", only=True, back=True)
         bed.gateway.journal.wait(
             lambda body: body["event"] == "TRANSPORT_SWITCH", "the relay's address is believed", 8.0, began_ns
         )
-        assert bed.gateway_sends_to() == f"{active.attacker}:4444"
+        assert f"{active.attacker}:4444" in bed.versions()[3]
         active.relay.attack_off("up")
+        active.router.run(["nft", "delete", "table", "inet", "cut"])
         time.sleep(12.0)
         log = stream.stop()
-    assert bed.gateway_sends_to() == real
+    assert real in bed.versions()[3]
     assert log.tcp.error == ""
     bed.same_session()
 
