@@ -4,13 +4,17 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test build debug lint format bench clean dev ctest pytest
+.PHONY: help demo test retest build debug lint format bench bench-failover clean dev ctest pytest
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-demo: build ## a gateway, two clients and a backend in namespaces: real traffic, under 30 s after the set-up
+demo: build ## real traffic in namespaces: a gateway, two clients and a backend; then a session that loses its links
 	@$(PY) -m bench.demo
+	@$(PY) -m bench.demo.jumping
+
+retest: dev ## run again what failed in the last `make test`
+	$(PY) -m pytest tests --last-failed --last-failed-no-failures none
 
 test: ctest pytest ## C tests under ASan+UBSan, then every Python test
 
@@ -36,6 +40,9 @@ bench: dev ## burst benchmarks, into bench/out/micro.json
 	@mkdir -p bench/out
 	$(PY) -m pytest bench/micro --benchmark-only --benchmark-json=bench/out/micro.json \
 	    --benchmark-columns=min,median,ops,rounds --benchmark-sort=fullname
+
+bench-failover: dev ## failover figures beside wireguard-go, into bench/out/failover.json (RUNS=3 for a quick look)
+	@$(PY) -m bench.failover
 
 clean: ## remove everything that was built (not the virtual environment's downloads)
 	rm -rf build gateway/_lib gateway/dataplane/*.so bench/out .mypy_cache .ruff_cache .hypothesis *.egg-info

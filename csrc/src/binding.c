@@ -105,12 +105,12 @@ static void settle_visitor(struct jv_paths *p, struct jv_path *path, uint64_t no
 }
 
 static void unbind(struct jv_session *s) {
-    s->paths->bound = NULL;
+    s->paths->bound = s->paths->lent = NULL;
     s->endpoint = (struct jv_endpoint){.socket = 0};
 }
 
 static void drop(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
-    if (s->paths->bound == path)
+    if (jv_paths_data(s->paths) == path)
         unbind(s);
     *path = (struct jv_path){.id = 0};
     s->paths->used--;
@@ -157,6 +157,12 @@ void jv_paths_close(struct jv_engine *e, struct jv_session *s) {
     s->due.paths_ns = 0;
 }
 
+static void send_by(struct jv_engine *e, struct jv_session *s, const struct jv_path *path) {
+    s->endpoint = path->endpoint;
+    s->no_gso = false;
+    jv_tx_staged(e, s);
+}
+
 int jv_engine_bind(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t epoch, uint64_t now_ns) {
     struct jv_session *s;
     struct jv_path *path = path_of(e, slot, path_id, &s);
@@ -164,10 +170,22 @@ int jv_engine_bind(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t
         return -ENOENT;
     e->now_ns = now_ns;
     s->paths->bound = path;
+    s->paths->lent = NULL;
     s->paths->epoch = epoch;
-    s->endpoint = path->endpoint;
-    s->no_gso = false;
-    jv_tx_staged(e, s);
+    send_by(e, s, path);
+    return 0;
+}
+
+int jv_engine_lend(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns) {
+    struct jv_session *s;
+    struct jv_path *path = path_of(e, slot, path_id, &s);
+    if (!path)
+        return -ENOENT;
+    if (s->paths->bound)
+        return -EBUSY;
+    e->now_ns = now_ns;
+    s->paths->lent = path;
+    send_by(e, s, path);
     return 0;
 }
 
@@ -273,13 +291,14 @@ static void extend_extra(struct jv_paths *p, uint64_t until_ns) {
 int jv_engine_duplicate(struct jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns,
                         uint64_t now_ns) {
     struct jv_session *s;
-    if (!path_of(e, slot, path_a, &s) || !path_of(e, slot, path_b, &s) || path_a == path_b)
-        return -ENOENT;
-    struct jv_paths *p = s->paths;
-    if (until_ns <= now_ns) {
+    const bool both = path_of(e, slot, path_a, &s) && path_of(e, slot, path_b, &s) && path_a != path_b;
+    struct jv_paths *p = s ? s->paths : NULL;
+    if (p && until_ns <= now_ns) {
         p->dup_until_ns = 0;
         return 0;
     }
+    if (!both)
+        return -ENOENT;
     /* A beginning every ten seconds, each of at most two: no window of ten holds more than two. */
     if (p->dup_started_ns && now_ns - p->dup_started_ns < DUP_EVERY_NS)
         return -EAGAIN;

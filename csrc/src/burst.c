@@ -286,7 +286,24 @@ static void count_sent(struct jv_sender *s, const struct outgoing *o, uint64_t b
     }
 }
 
-static void count_lost(struct jv_sender *s, int error, uint16_t segments) {
+bool jv_local_error(int error) {
+    switch (error) {
+    case ENETUNREACH:
+    case ENETDOWN:
+    case EADDRNOTAVAIL:
+    case ENODEV:
+    case ENXIO:
+    case EPERM:
+    case EACCES:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static void count_lost(struct jv_sender *s, struct jv_train *train, int error, uint16_t segments) {
+    if (jv_local_error(error))
+        train->error = error;
     if (error == EAGAIN || error == ENOBUFS) {
         s->blocked = true;
         jv_count_add(s->ctr, JV_CTR_DROP_TX_EAGAIN, segments);
@@ -323,9 +340,9 @@ static void resend_piecewise(struct jv_sender *s, unsigned i) {
         s->iov[i].iov_base = (void *)(uintptr_t)(train->data + at);
         s->iov[i].iov_len = left < train->segment_bytes ? left : train->segment_bytes;
         if (s->blocked)
-            count_lost(s, EAGAIN, 1);
+            count_lost(s, train, EAGAIN, 1);
         else if (sendmsg(s->fd, &s->headers[i].msg_hdr, MSG_DONTWAIT) < 0)
-            count_lost(s, errno, 1);
+            count_lost(s, train, errno, 1);
         else
             count_sent(s, o, s->iov[i].iov_len);
     }
@@ -345,7 +362,7 @@ static bool remedy(struct jv_sender *s, unsigned i, int error) {
     if (o->segments > 1 && blames_gso(error))
         resend_piecewise(s, i);
     else
-        count_lost(s, error, o->segments);
+        count_lost(s, o->train, error, o->segments);
     return false;
 }
 
@@ -365,7 +382,7 @@ static void flush(struct jv_sender *s) {
             count_sent(s, &s->out[at], s->iov[at].iov_len);
     }
     for (; at < s->queued; at++)
-        count_lost(s, EAGAIN, s->out[at].segments);
+        count_lost(s, s->out[at].train, EAGAIN, s->out[at].segments);
     s->queued = 0;
 }
 

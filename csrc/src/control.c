@@ -172,24 +172,24 @@ static bool seals_control(const struct jv_engine *e, const struct jv_keypair *kp
     return jv_tx_usable(e, kp) && kp->control;
 }
 
+/* We said HELLO under it and no WELCOME has come. */
+static bool unanswered(const struct jv_keypair *kp) {
+    return kp && kp->initiator && kp->hold && !kp->confirmed;
+}
+
 /* A client's fresh keypair carries control from its WELCOME on (protocol.md §3); the one before, until then.
  */
 struct jv_keypair *jv_control_key(const struct jv_engine *e, const struct jv_session *s) {
     const struct jv_keypair *kp = s->current;
-    if (kp && kp->initiator && kp->hold && !kp->confirmed && seals_control(e, s->previous))
+    if (unanswered(kp) && !unanswered(s->previous) && seals_control(e, s->previous))
         return s->previous;
     return seals_control(e, kp) ? s->current : NULL;
 }
 
 static int send_datagram(struct jv_engine *e, struct jv_path *path, const struct jv_endpoint *to,
                          size_t bytes) {
-    const struct jv_socket *sock = jv_engine_socket(e, to->socket);
     struct jv_train train = {.data = e->control, .len = (uint32_t)bytes, .to = to};
-    if (!sock) {
-        jv_count(&e->counters, JV_CTR_DROP_NO_ENDPOINT);
-        return -EDESTADDRREQ;
-    }
-    const uint32_t sent = jv_sender_send(e->sender, sock->fd, &train, 1, &e->counters);
+    const uint32_t sent = jv_engine_transmit(e, to->socket, &train, 1);
     if (path && train.flags & JV_TRAIN_LOCAL_STALE) {
         memset(&path->endpoint.local, 0, sizeof path->endpoint.local);
         path->endpoint.local_ifindex = 0;
@@ -274,7 +274,7 @@ static struct jv_path *resolve(struct jv_session *s, struct jv_outgoing *m) {
     if (s->paths && m->to)
         return jv_paths_at(s->paths, m->to);
     if (s->paths)
-        path = m->path_id ? jv_paths_by_id(s->paths, m->path_id) : s->paths->bound;
+        path = m->path_id ? jv_paths_by_id(s->paths, m->path_id) : jv_paths_data(s->paths);
     if (path)
         m->to = &path->endpoint;
     else if (!m->to && !m->path_id && s->endpoint.remote.family != AF_UNSPEC)

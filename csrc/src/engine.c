@@ -286,7 +286,7 @@ bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv
         return false;
     }
     *event = facts;
-    event->slot = s->slot;
+    event->slot = s ? s->slot : JV_SESSION_NONE;
     event->len = (uint16_t)len;
     if (len > 0)
         memcpy(event->data, data, len);
@@ -328,9 +328,40 @@ const struct jv_counters *jv_engine_counters(const struct jv_engine *e) {
 }
 
 int jv_engine_send(struct jv_engine *e, const struct jv_endpoint *to, const uint8_t *data, size_t len) {
-    const struct jv_socket *sock = jv_engine_socket(e, to->socket);
-    if (!sock || len == 0 || len > JV_TRAIN_BYTES_MAX)
+    if (!jv_engine_socket(e, to->socket) || len == 0 || len > JV_TRAIN_BYTES_MAX)
         return -EINVAL;
     struct jv_train train = {.data = data, .len = (uint32_t)len, .to = to};
-    return jv_sender_send(e->sender, sock->fd, &train, 1, &e->counters) == 1 ? 0 : -EIO;
+    return jv_engine_transmit(e, to->socket, &train, 1) == 1 ? 0 : -EIO;
+}
+
+/* --- what leaves by a socket
+ * -------------------------------------------------------------------------------- */
+
+uint32_t jv_engine_transmit(struct jv_engine *e, int socket_id, struct jv_train *trains, size_t n) {
+    const struct jv_socket *sock = jv_engine_socket(e, socket_id);
+    if (!sock) {
+        jv_count_add(&e->counters, JV_CTR_DROP_NO_ENDPOINT, n);
+        return 0;
+    }
+    const uint32_t sent = jv_sender_send(e->sender, sock->fd, trains, n, &e->counters);
+    for (size_t i = 0; i < n; i++)
+        if (jv_unlikely(trains[i].error))
+            jv_engine_socket_failed(e, socket_id, trains[i].error);
+    return sent;
+}
+
+void jv_engine_socket_failed(struct jv_engine *e, int socket_id, int error) {
+    struct jv_socket *sock = jv_engine_socket(e, socket_id);
+    if (!sock)
+        return;
+    if (e->now_ns - sock->errors_ns >= JV_NS_PER_S) {
+        sock->errors_ns = e->now_ns;
+        sock->errors = 0;
+    }
+    if (sock->errors >= JV_SOCKET_ERRORS_PER_S)
+        return;
+    sock->errors++;
+    const struct jv_event event = {
+        .kind = JV_EVENT_SOCKET_ERROR, .reason = (uint16_t)error, .value = (uint64_t)socket_id};
+    (void)jv_engine_report(e, NULL, event, NULL, 0);
 }

@@ -38,12 +38,15 @@
 #define JV_IDLE_AFTER_NS        (10 * JV_NS_PER_S)
 #define JV_IDLE_INTERVAL_MAX_NS (25 * JV_NS_PER_S)
 #define JV_PROBE_BUDGET         20000u /* liveness.probe_budget: 5 % of a core */
+#define JV_SOCKET_ERRORS_PER_S  10u
 #define JV_ICMP_INTERVAL_NS     (JV_NS_PER_S / 100)
 
 struct jv_socket {
     int fd; /* -1 = free */
     int family;
     unsigned features; /* JV_UDP_* */
+    unsigned errors;   /* told in the second from errors_ns on */
+    uint64_t errors_ns;
 };
 
 struct jv_stage {
@@ -118,7 +121,12 @@ struct jv_arrival {
 /* engine.c */
 struct jv_socket *jv_engine_socket(struct jv_engine *e, int socket_id);
 void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_reason reason);
-/* A fact about a session: its slot, len and data are filled in here. False when the ring was full. */
+/* Sends trains that all leave by one socket; returns how many datagrams it took. What this host itself
+ * refused is told to Python. */
+uint32_t jv_engine_transmit(struct jv_engine *e, int socket_id, struct jv_train *trains, size_t n);
+void jv_engine_socket_failed(struct jv_engine *e, int socket_id, int error);
+/* A fact about a session (NULL: none): its slot, len and data are filled in here. False when the ring was
+ * full. */
 bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv_event facts,
                       const void *data, size_t len);
 

@@ -10,13 +10,10 @@ static uint32_t datagrams(const struct jv_train *train) {
 
 static void send_again(struct jv_engine *e, const struct jv_train *train, const struct jv_endpoint *to,
                        enum jv_counter counter) {
-    const struct jv_socket *sock = jv_engine_socket(e, to->socket);
     struct jv_train again = {
         .data = train->data, .len = train->len, .segment_bytes = train->segment_bytes, .to = to};
-    if (!sock)
-        return;
     jv_count_add(&e->counters, counter, datagrams(train));
-    (void)jv_sender_send(e->sender, sock->fd, &again, 1, &e->counters);
+    (void)jv_engine_transmit(e, to->socket, &again, 1);
 }
 
 static struct jv_path *second_path(struct jv_paths *p) {

@@ -19,6 +19,8 @@ struct jv_paths *jv_paths_resize(struct jv_paths *from, unsigned capacity) {
         memcpy(p, from, sizeof *from + from->capacity * sizeof from->row[0]);
         if (from->bound)
             p->bound = p->row + (from->bound - from->row);
+        if (from->lent)
+            p->lent = p->row + (from->lent - from->row);
         free(from);
     }
     p->capacity = (uint8_t)capacity;

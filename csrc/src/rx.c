@@ -266,6 +266,10 @@ int jv_engine_pump_udp(struct jv_engine *e, int socket_id, uint64_t now_ns) {
     e->now_ns = now_ns;
     while (taken < JV_RX_DATAGRAMS) {
         const int n = jv_burst_recv(e->burst, sock->fd, (uint16_t)socket_id, &e->counters);
+        if (jv_local_error(-n)) { /* taking it up has cleared it; the socket lives */
+            jv_engine_socket_failed(e, socket_id, -n);
+            break;
+        }
         if (n < 0)
             return n;
         for (int i = 0; i < n; i++)

@@ -56,11 +56,7 @@ void jv_tx_flush(struct jv_engine *e) {
         const uint16_t id = e->tx.train[first].to->socket;
         for (n = 1; first + n < e->tx.trains && e->tx.train[first + n].to->socket == id;)
             n++;
-        const struct jv_socket *sock = jv_engine_socket(e, id);
-        if (sock)
-            (void)jv_sender_send(e->sender, sock->fd, e->tx.train + first, n, &e->counters);
-        else
-            jv_count_add(&e->counters, JV_CTR_DROP_NO_ENDPOINT, n);
+        (void)jv_engine_transmit(e, id, e->tx.train + first, n);
         learn(e, first, n);
     }
     send_extra(e);
@@ -113,7 +109,8 @@ static bool rekey_on_send(const struct jv_engine *e, const struct jv_keypair *kp
 }
 
 static uint32_t path_mtu(const struct jv_engine *e, const struct jv_session *s) {
-    const uint32_t own = s->paths && s->paths->bound ? s->paths->bound->mtu_bytes : 0;
+    const struct jv_path *path = s->paths ? jv_paths_data(s->paths) : NULL;
+    const uint32_t own = path ? path->mtu_bytes : 0;
     return own && own < e->mtu_bytes ? own : e->mtu_bytes;
 }
 
@@ -135,6 +132,7 @@ void jv_tx_sealed(struct jv_engine *e, struct jv_session *s, const struct jv_key
 /* Seals packet[0..len) where it stands and queues it. The counter is spent whatever happens next. */
 static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uint32_t len) {
     struct jv_keypair *kp = s->current;
+    struct jv_path *path = s->paths ? jv_paths_data(s->paths) : NULL;
     const uint32_t full = padded(path_mtu(e, s), len);
     uint8_t *header = packet - JV_HEADER_BYTES;
     memset(packet + len, 0, full - len);
@@ -144,8 +142,8 @@ static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uin
     jv_aead_seal(&kp->send, kp->send_counter++, NULL, 0, packet, full, packet);
     const uint32_t bytes = JV_HEADER_BYTES + full + JV_TAG_BYTES;
     queue(e, s, header, bytes);
-    if (s->paths && s->paths->bound)
-        jv_paths_sent(e, s, s->paths->bound, 1, bytes, len > 0);
+    if (path)
+        jv_paths_sent(e, s, path, 1, bytes, len > 0);
     jv_tx_sealed(e, s, kp, bytes, len > 0);
 }
 

@@ -57,10 +57,10 @@ static void check_alive(const struct bed *b, const struct end *x) {
     }
 }
 
-/* With `originals` he wins every race; without, the direct way is dead and he is the way. */
 static void he_wins_every_race(bool of_client, bool of_gateway) {
     struct bed b;
     const int thief = stranger();
+    int up = 0, down = 0;
     bed_open(&b);
     bed_liveness(&b, PROFILE_NS);
     for (int i = 0; i < 2400; i++) {
@@ -73,10 +73,12 @@ static void he_wins_every_race(bool of_client, bool of_gateway) {
         if (of_gateway)
             forward(&b, &b.client, 0, thief, 0, true);
         bed_step(&b, 5 * MS);
+        up += bed_take(&b.gateway);
+        down += bed_take(&b.client);
     }
     check_alive(&b, &b.client);
     check_alive(&b, &b.gateway);
-    CHECK(bed_take(&b.client) == 300 && bed_take(&b.gateway) == 300);
+    CHECK(up == 300 && down == 300);
     CHECK(earned_by(thief) == 0);
     CHECK(!of_client || bed_seen(&b.gateway, JV_EVENT_NOTICE, 1) > 0);
     CHECK(bed_stats(&b, &b.gateway, 1).bound && bed_seen(&b.gateway, JV_EVENT_NOTICE, 2) == 0);
@@ -134,6 +136,7 @@ static void a_rebind_is_no_loss(void) {
     const int mapped = stranger();
     struct sockaddr_in at;
     socklen_t len = sizeof at;
+    int up = 0;
     CHECK(getsockname(mapped, (struct sockaddr *)&at, &len) == 0);
     bed_run(&b, 2 * SECOND_NS);
     for (int i = 0; i < 400; i++) {
@@ -145,10 +148,11 @@ static void a_rebind_is_no_loss(void) {
             CHECK(jv_engine_set_path(b.gateway.engine, b.gateway.slot, 1, &to, b.now_ns) == 0);
         }
         if (i == 99)
-            CHECK(bed_stats(&b, &b.gateway, 1).rx_packets < 20);
+            CHECK(bed_stats(&b, &b.gateway, 1).rx_packets < 60); /* data names no path */
         bed_step(&b, 5 * MS);
+        up += bed_take(&b.gateway);
     }
-    CHECK(bed_take(&b.gateway) >= 398);
+    CHECK(up >= 398);
     CHECK(bed_stats(&b, &b.gateway, 1).rx_packets >= 400);
     CHECK(earned_by(mapped) > 5); /* probes and answers go to the proven address, which is his */
     close(mapped);

@@ -47,6 +47,29 @@ static void a_dead_standby_is_missed(void) {
     bed_close(&b);
 }
 
+/* A death is told in full, a path that stays dead once a second (the journal keeps every report). */
+static void a_dead_path_does_not_chatter(void) {
+    struct bed b;
+    bed_open(&b);
+    bed_liveness(&b, PROFILE_NS);
+    bed_run(&b, SECOND_NS);
+    b.client.events = 0;
+    b.gateway.deaf[0] = b.client.deaf[0] = true;
+    const uint64_t cut_ns = b.now_ns;
+    uint64_t spans_two_ns = 0;
+    for (int i = 0; i < 2000; i++) {
+        bed_put(&b, &b.client, 100);
+        bed_step(&b, 5 * MS);
+        const struct seen *last = bed_last(&b.client, JV_EVENT_MISSED);
+        if (!spans_two_ns && last && last->event.value >= 2 * PROFILE_NS)
+            spans_two_ns = b.now_ns - cut_ns;
+    }
+    CHECK(spans_two_ns <= 2 * PROFILE_NS + 50 * MS); /* not a second later: it decides without a standby */
+    CHECK(bed_seen(&b.client, JV_EVENT_MISSED, 1) >= 7 + 9 && bed_seen(&b.client, JV_EVENT_MISSED, 1) <= 20);
+    CHECK(bed_seen(&b.client, JV_EVENT_MISSED, 2) == 0);
+    bed_close(&b);
+}
+
 /* A blackhole under traffic: silence 100 ms, one probe for a PTO, then suspicion and probes every 30 ms. */
 static void silence_after_data_is_suspect(void) {
     struct bed b;
@@ -116,8 +139,10 @@ static void loss_is_what_did_not_arrive(void) {
     bed_run(&b, 10 * MS);
     const struct jv_measured m = bed_stats(&b, &b.client, 1).measured;
     CHECK(m.packets >= 64 && m.loss_ppm > 240000 && m.loss_ppm < 360000);
-    const struct seen *seen = bed_last(&b.client, JV_EVENT_MEASURED);
-    CHECK(seen && seen->event.path_id == 1 && seen->measured.loss_ppm > 200000);
+    const struct seen *seen = &b.client.seen[0];
+    while (seen < b.client.seen + b.client.events && seen->measured.loss_ppm < 200000)
+        seen++;
+    CHECK(seen < b.client.seen + b.client.events && seen->event.path_id == 1);
     CHECK(bed_stats(&b, &b.client, 2).measured.lost == 0);
     bed_run(&b, 12 * SECOND_NS); /* it recovers, and the report says so */
     CHECK(bed_stats(&b, &b.client, 1).measured.loss_ppm == 0);
@@ -138,6 +163,29 @@ static void report_tells_every_answer(void) {
     bed_run(&b, 3 * SECOND_NS);
     CHECK(bed_seen(&b.client, JV_EVENT_ANSWERED, 2) <= 1);
     CHECK(jv_engine_probe_path(b.client.engine, b.client.slot, 9, 0, false, b.now_ns) == -ENOENT);
+    bed_close(&b);
+}
+
+/* About one measurement a second of each path while there is traffic, none while nobody needs them. */
+static void a_steady_path_is_measured_once_a_second(void) {
+    struct bed b;
+    bed_open(&b);
+    bed_liveness(&b, PROFILE_NS);
+    bed_run(&b, 2 * SECOND_NS);
+    b.client.events = 0;
+    for (int i = 0; i < 200; i++) {
+        bed_put(&b, &b.client, 100);
+        bed_run(&b, 50 * MS);
+    }
+    for (uint8_t path = 1; path <= PATHS; path++) {
+        CHECK(bed_seen(&b.client, JV_EVENT_MEASURED, path) >= 7);
+        CHECK(bed_seen(&b.client, JV_EVENT_MEASURED, path) <= 12);
+    }
+    bed_run(&b, 11 * SECOND_NS);
+    b.client.events = 0;
+    bed_run(&b, 10 * SECOND_NS);
+    CHECK(bed_seen(&b.client, JV_EVENT_MEASURED, -1) == 0);
+    CHECK(bed_stats(&b, &b.client, 1).measured.rtt_samples >= 60);
     bed_close(&b);
 }
 
@@ -188,6 +236,49 @@ static void data_goes_by_the_binding_and_waits_without(void) {
     bed_close(&b);
 }
 
+/* While the other end is asked to bind a path data may go there already, and probes do not claim it. */
+static void a_lent_path_carries_data_and_claims_nothing(void) {
+    struct bed b;
+    bed_open(&b);
+    struct jv_engine *e = b.client.engine;
+    CHECK(jv_engine_lend(e, b.client.slot, 2, b.now_ns) == -EBUSY); /* bound elsewhere */
+    CHECK(jv_engine_clear_binding(e, b.client.slot, 1) == 0);
+    for (int i = 0; i < 10; i++)
+        bed_put(&b, &b.client, 10);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 0);
+    CHECK(jv_engine_lend(e, b.client.slot, 9, b.now_ns) == -ENOENT);
+    CHECK(jv_engine_lend(e, b.client.slot, 2, b.now_ns) == 0);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 10 && bed_stats(&b, &b.gateway, 2).rx_packets >= 10);
+    struct jv_endpoint more = b.client.from[1];
+    for (uint8_t id = 3; id < 6; id++) { /* the block moves in memory meanwhile */
+        more.remote.v4.sin_port = htons((uint16_t)(1000 + id));
+        CHECK(jv_engine_set_path(e, b.client.slot, id, &more, b.now_ns) == 0);
+    }
+    bed_liveness(&b, PROFILE_NS);
+    bed_put(&b, &b.client, 10);
+    bed_run(&b, PROFILE_NS + 20 * MS);
+    CHECK(bed_take(&b.gateway) == 1 && bed_stats(&b, &b.client, 2).tx_packets >= 11);
+    CHECK(bed_last(&b.gateway, JV_EVENT_PEER_BINDING)->event.path_id == 0);
+    CHECK(!bed_stats(&b, &b.client, 2).bound);
+    CHECK(jv_engine_drop_path(e, b.client.slot, 2) == 0);
+    bed_put(&b, &b.client, 10);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 0);
+    CHECK(jv_engine_lend(e, b.client.slot, 1, b.now_ns) == 0);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 1);
+    CHECK(jv_engine_clear_binding(e, b.client.slot, 1) == 0);
+    bed_put(&b, &b.client, 10);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 0);
+    CHECK(jv_engine_bind(e, b.client.slot, 1, 2, b.now_ns) == 0);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 1 && bed_stats(&b, &b.client, 1).bound);
+    bed_close(&b);
+}
+
 static void duplicates_are_removed_and_bounded(void) {
     struct bed b;
     struct jv_engine *e;
@@ -216,6 +307,10 @@ static void duplicates_are_removed_and_bounded(void) {
     CHECK(jv_engine_duplicate(e, b.client.slot, 1, 2, b.now_ns + SECOND_NS, b.now_ns) == -EAGAIN);
     bed_run(&b, 8 * SECOND_NS);
     CHECK(jv_engine_duplicate(e, b.client.slot, 1, 2, b.now_ns + SECOND_NS, b.now_ns) == 0);
+    CHECK(bed_count(&b.client, JV_CTR_TX_DUPLICATES) == 100);
+    CHECK(jv_engine_duplicate(e, b.client.slot, 1, 0, b.now_ns, b.now_ns) == 0); /* whoever stands by */
+    bed_put(&b, &b.client, 100);
+    bed_settle(&b);
     CHECK(bed_count(&b.client, JV_CTR_TX_DUPLICATES) == 100);
     bed_close(&b);
 }
@@ -440,12 +535,15 @@ int main(void) {
     RUN(answers_out_of_order);
     RUN(probes_measure_every_path);
     RUN(a_dead_standby_is_missed);
+    RUN(a_dead_path_does_not_chatter);
     RUN(silence_after_data_is_suspect);
     RUN(one_way_traffic_is_not_suspect);
     RUN(loss_is_what_did_not_arrive);
     RUN(report_tells_every_answer);
+    RUN(a_steady_path_is_measured_once_a_second);
     RUN(the_other_ends_binding_is_told_when_it_changes);
     RUN(data_goes_by_the_binding_and_waits_without);
+    RUN(a_lent_path_carries_data_and_claims_nothing);
     RUN(duplicates_are_removed_and_bounded);
     RUN(an_unproven_address_earns_three_times_what_it_sent);
     RUN(probes_from_elsewhere);

@@ -58,6 +58,12 @@ class ClientKeeper(SessionKeeper):
         added = inp.PathAdded(path_id, candidate.key, candidate.carrier, candidate.tier, candidate.cost)
         self.sessions.feed(now_ns, live, added)
 
+    def socket_failed(self, now_ns: int, socket_id: int, error: int) -> None:
+        """The socket of a path: evidence at once, often before the news of its link (session.md §6)."""
+        for transports in self.transports.values():
+            if transports.socket_failed(now_ns, socket_id, error):
+                return
+
     def refresh(self, live: Live) -> None:
         """The sockets of paths may have been opened anew: their addresses follow."""
         for path in self.transports[live.slot].paths():
@@ -78,9 +84,12 @@ class ClientKeeper(SessionKeeper):
 
     # --- handshakes -------------------------------------------------------------------------------------------
 
-    def holds(self, peer: Peer) -> bool:
-        """The client is greeted by nobody: a keypair of its response seals with the first message."""
-        return False
+    def holds(self, peer: Peer, *, initiator: bool) -> bool:
+        """Our HELLO goes ahead of everything under a keypair of our own. The gateway starts a handshake when it may
+        have lost the keys before, so a keypair of our response seals with the first message.
+        """
+        live = self.sessions.of(peer.slot)
+        return initiator and live is not None and self.greeting.greets(live)
 
     def answered(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
         """The gateway started this handshake; its keys say nothing until it has spoken under them."""

@@ -26,7 +26,7 @@ from gateway.control.configpeers import (
     read_public_key,
     read_secret,
 )
-from gateway.control.configpolicy import read_policy
+from gateway.control.configpolicy import read_policy, with_keys
 from gateway.control.configreport import Problems, decode, read_toml
 from gateway.control.configschema import DEFAULT_INTERFACE, ClientFile, ClientGatewayTable, ClientTable
 from gateway.control.configtransport import read_transport
@@ -44,6 +44,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
     addresses = read_addresses(table.addresses, "client.addresses", problems)
     if not table.addresses:
         problems.add("client.addresses", "is missing: the inner addresses the gateway gave this client")
+    timers = read_timers(tables.keys, problems)
     config = ClientConfig(
         path=Path(file),
         interface=problems.check(
@@ -59,8 +60,8 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         listen_port=problems.check(
             "client.listen_port", lambda n: configfields.bounded(n, 0, 65_535), table.listen_port, 0
         ),
-        timers=read_timers(tables.keys, problems),
-        policy=read_policy(tables.policy, problems),
+        timers=timers,
+        policy=with_keys(read_policy(tables.policy, problems), timers),
         control_socket=read_socket(tables.control.socket, problems),
         gateways=tuple(gateways.values()),
         transport=read_transport(tables.transport, problems),

@@ -14,7 +14,7 @@ from gateway.control import configfields, keysfile
 from gateway.control.configfields import Address, Interface, Network
 from gateway.control.configmodel import Dns, GatewayConfig
 from gateway.control.configpeers import NO_KEY, Origin, PeerIndex, read_carrier, read_peers, read_secret
-from gateway.control.configpolicy import read_policy
+from gateway.control.configpolicy import read_policy, with_keys
 from gateway.control.configreport import Problems, decode, read_toml
 from gateway.control.configschema import (
     DEFAULT_INTERFACE,
@@ -47,6 +47,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
     own = [ip_network(f"{address.ip}") for address in addresses]
     index.reserve(public_key, own, "the gateway itself")
     peers = read_peers(tables.peer, problems, origin, index)
+    timers = read_timers(tables.keys, problems)
     config = GatewayConfig(
         path=Path(file),
         interface=problems.check(
@@ -66,8 +67,8 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         forward_enabled=tables.forward.enabled,
         forward_clients=tables.forward.clients,
         under_load_per_s=_under_load(tables.handshake.under_load_per_s, problems),
-        timers=read_timers(tables.keys, problems),
-        policy=read_policy(tables.policy, problems),
+        timers=timers,
+        policy=with_keys(read_policy(tables.policy, problems), timers),
         control_socket=read_socket(tables.control.socket, problems),
         peers=peers,
         warnings=tuple(problems.warnings),

@@ -15,6 +15,7 @@ from typing import Any, Final
 from gateway.control import configfields
 from gateway.control.configreport import Problems
 from gateway.core.policy import Policy, Profile, Roaming, problems
+from gateway.noise.timers import Timers
 
 PolicyTables = dict[str, dict[str, Any]]
 
@@ -41,6 +42,13 @@ def read_policy(tables: PolicyTables, report: Problems, base: Policy = _DEFAULT)
     for problem in wrong:
         report.add(f"policy.{problem.key}", problem.text)
     return base if wrong else policy
+
+
+def with_keys(policy: Policy, timers: Timers) -> Policy:
+    """The lifetimes of [keys] are the policy's too."""
+    return dataclasses.replace(
+        policy, rekey_after_ns=timers.rekey_after_time_ns, reject_after_ns=timers.reject_after_time_ns
+    )
 
 
 def _read(key: str, value: Any, changes: dict[str, Any], report: Problems) -> None:

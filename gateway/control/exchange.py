@@ -38,8 +38,8 @@ class Keeper(Protocol):
 
     exchange: Exchange  # set by who makes both
 
-    def holds(self, peer: Peer) -> bool:
-        """Whether a keypair of our response waits for its HELLO before it seals (protocol.md §2, rekey)."""
+    def holds(self, peer: Peer, *, initiator: bool) -> bool:
+        """Whether a HELLO comes first under the new keypair (protocol.md §2): nothing is sent ahead of it."""
 
     def answered(self, now_ns: int, peer: Peer, keys: TransportKeys, source: Endpoint) -> None:
         """Our response is about to leave; its keys wait for the first message under them."""
@@ -59,11 +59,17 @@ class Keeper(Protocol):
     def silent(self, now_ns: int, peer: Peer) -> None:
         """Data went out and nothing authenticated came back for 15 s."""
 
+    def aged(self, now_ns: int, peer: Peer) -> None:
+        """The data plane finds the current key old: what the session does about it comes first, and is audited."""
+
     def control(self, now_ns: int, peer: Peer, event: Event) -> None:
         """An authenticated message of jump frames."""
 
     def report(self, now_ns: int, peer: Peer, event: Event) -> None:
         """What the data plane measured on a path."""
+
+    def socket_failed(self, now_ns: int, socket_id: int, error: int) -> None:
+        """This host's own kernel refused what was to leave by a socket, with this errno."""
 
     def timer_due(self, now_ns: int, most: int) -> None:
         """Run what is due, bounded."""
@@ -147,7 +153,9 @@ class Exchange:
             local_index=self._engine.new_index(peer.slot),
             ephemeral_private=self._random(32),
         )
-        self._engine.install(peer.slot, keys, now_ns, _control_keys(peer, keys), self.keeper.holds(peer))
+        self._engine.install(
+            peer.slot, keys, now_ns, _control_keys(peer, keys), self.keeper.holds(peer, initiator=False)
+        )
         self.keeper.answered(now_ns, peer, keys, source)
         self._engine.send(source, response)
         self.counters["responses_sent"] += 1
@@ -163,7 +171,8 @@ class Exchange:
             return
         keys = peer.handshake.receive_response(now_ns, message)
         self.keeper.initiated(now_ns, peer, keys, source)
-        self._engine.install(peer.slot, keys, now_ns, _control_keys(peer, keys))
+        held = self.keeper.holds(peer, initiator=True)
+        self._engine.install(peer.slot, keys, now_ns, _control_keys(peer, keys), held)
         self._completed(peer)
         self.keeper.installed(now_ns, peer, keys, source)
 

@@ -12,6 +12,7 @@ from gateway.control.peers import Peer
 from gateway.control.reception import Reception
 from gateway.control.sessions import Sink
 from gateway.core import inputs as inp
+from gateway.core.path import VALIDATED
 from gateway.core.policy import Policy, Roaming
 from gateway.dataplane import engine as dp
 from gateway.noise.handshake import TransportKeys
@@ -34,10 +35,13 @@ class GatewayKeeper(SessionKeeper):
         """The process's policy with the peer's roaming."""
         return self._policies[Roaming(peer.config.roaming)]
 
-    def holds(self, peer: Peer) -> bool:
-        """A jump session seals under its previous keypair until the HELLO has shown whose the new one is."""
+    def holds(self, peer: Peer, *, initiator: bool) -> bool:
+        """A jump session seals under its previous keypair until the HELLO has shown whose the new one is.
+
+        Where we initiated, our keepalive is what the client's HELLO answers.
+        """
         live = self.sessions.of(peer.slot)
-        return live is not None and not live.core.stock
+        return not initiator and live is not None and not live.core.stock
 
     def answered(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
         self.reception.answered(now_ns, peer, keys, source)
@@ -65,6 +69,18 @@ class GatewayKeeper(SessionKeeper):
         else:
             copy = bool(event.flags & dp.NOTICE_COPY)
             self.sessions.feed(now_ns, live, inp.AddressSeen(event.path_id, address, "udp", copy))
+
+    def report(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
+        """A path that fell silent and answers again is not proven any more: it is challenged again (session.md §7)."""
+        super().report(now_ns, peer, event)
+        live = self.sessions.of(peer.slot)
+        if live is None or event.kind not in (dp.EVENT_ANSWERED, dp.EVENT_MEASURED):
+            return
+        path = live.core.path(event.path_id)
+        if path is not None and not path.has(VALIDATED):
+            self.sessions.feed(
+                now_ns, live, inp.AddressSeen(path.path_id, path.address, path.carrier, copy=False)
+            )
 
     def silent(self, now_ns: int, peer: Peer) -> None:
         live = self.sessions.of(peer.slot)

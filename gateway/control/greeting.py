@@ -8,6 +8,7 @@ and names our own process (protocol.md §2).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +26,7 @@ from gateway.core.rates import comeback_ns
 from gateway.core.reasons import Reason
 from gateway.core.states import Role
 from gateway.dataplane.engine import Endpoint, Engine, Event
+from gateway.errors import NotFound
 from gateway.noise.handshake import TransportKeys
 
 # HELLO leaves at these times after the handshake; nothing after the last means a stock peer.
@@ -84,9 +86,14 @@ class Greeting:
         )
         self._sessions.feed(now_ns, live, inp.Confirmed(address))
 
+    @staticmethod
+    def greets(live: Live) -> bool:
+        """Whether its next keypair begins with a HELLO."""
+        return live.peer.config.protocol != "wireguard" and not live.core.stock
+
     def say_hello(self, now_ns: int, live: Live, index: int, path_id: int, to: Endpoint) -> None:
         """HELLO is the first message under every new keypair (local index); data may follow it at once."""
-        if live.peer.config.protocol == "wireguard" or live.core.stock:
+        if not self.greets(live):
             return
         zero = live.slot not in self._spoken and not live.resumed
         self._asking[live.slot] = Asking(index, now_ns, to, path_id, zero)
@@ -140,6 +147,8 @@ class Greeting:
         if asking is None or event.local_index != asking.index or welcome.session_id != live.core.session_id:
             return False
         del self._asking[live.slot]
+        with suppress(NotFound):  # a newer keypair has taken over meanwhile
+            self._engine.promote(live.slot, event.local_index, now_ns)
         first = live.slot not in self._spoken
         self._spoken.add(live.slot)
         live.core.stock = False

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from gateway import frames as fr
+from gateway.constants import REKEY_AFTER_MESSAGES
 from gateway.control.exchange import Exchange
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live, Sessions, Sink
@@ -59,6 +60,12 @@ class SessionKeeper:
     def _frame(self, now_ns: int, peer: Peer, event: dp.Event, frame: fr.Frame) -> None:
         raise NotImplementedError
 
+    def aged(self, now_ns: int, peer: Peer) -> None:
+        """The session's own timer is due at the same time; it starts the rekey and says why."""
+        live = self.sessions.of(peer.slot)
+        if live is not None:
+            self.sessions.run_timers(now_ns, live)
+
     # --- reports of the data plane ----------------------------------------------------------------------------
 
     def report(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
@@ -69,6 +76,25 @@ class SessionKeeper:
         one = report_input(event)
         if one is not None:
             self.sessions.feed(now_ns, live, one)
+            self._count_key(now_ns, live)
+
+    def _count_key(self, now_ns: int, live: Live) -> None:
+        """How much the current keypair has sealed, where a policy limits it; reports come at least once a second."""
+        policy = live.core.policy
+        if live.ended or (
+            not policy.rekey_after_bytes and policy.rekey_after_packets >= REKEY_AFTER_MESSAGES
+        ):
+            return
+        stats = self.engine.stats(live.slot)
+        if stats["key_birth_ns"] != live.key_birth_ns:
+            live.key_birth_ns = stats["key_birth_ns"]
+            live.key_start = stats["tx_packets"], stats["tx_bytes"]
+        packets, size_bytes = stats["tx_packets"] - live.key_start[0], stats["tx_bytes"] - live.key_start[1]
+        if packets >= policy.rekey_after_packets or 0 < policy.rekey_after_bytes <= size_bytes:
+            self.sessions.feed(now_ns, live, inp.KeyUsage(packets, size_bytes))
+
+    def socket_failed(self, now_ns: int, socket_id: int, error: int) -> None:
+        """A gateway's sockets belong to no path: its counters say it."""
 
     # --- time -------------------------------------------------------------------------------------------------
 

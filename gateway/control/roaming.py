@@ -31,7 +31,7 @@ class Roaming:
         self._engine = engine
         self.moved = 0
 
-    def holds(self, peer: Peer) -> bool:
+    def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """A stock peer confirms a keypair with any message."""
         return False
 
@@ -72,11 +72,17 @@ class Roaming:
     def silent(self, now_ns: int, peer: Peer) -> None:
         """The exchange starts a handshake; there is no session to tell."""
 
+    def aged(self, now_ns: int, peer: Peer) -> None:
+        """The exchange renews the key."""
+
     def control(self, now_ns: int, peer: Peer, event: Event) -> None:
         """Without sessions nobody speaks jump frames to us."""
 
     def report(self, now_ns: int, peer: Peer, event: Event) -> None:
         """Without sessions there are no paths to measure."""
+
+    def socket_failed(self, now_ns: int, socket_id: int, error: int) -> None:
+        """There is one socket, and the counters say it."""
 
     def timer_due(self, now_ns: int, most: int) -> None:
         """Nothing of its own is ever due."""

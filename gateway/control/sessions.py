@@ -57,6 +57,9 @@ class Live:
         "has_paths",
         "instance",
         "keep_index",
+        "key_birth_ns",
+        "key_start",
+        "lends",
         "nonces",
         "peer",
         "response",
@@ -72,9 +75,12 @@ class Live:
         self.nonces: dict[bytes, tuple[str, int, int]] = {}  # challenge -> address, path_id, sent_ns
         self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
+        self.key_birth_ns = 0  # of the keypair that key_start belongs to
+        self.key_start = (0, 0)  # packets and bytes sealed before it
         self.sends_under = 0  # local index of the keypair control frames go out under, 0 = the current one
         self.deadline_ns: int | None = None
         self.has_paths = False  # the data plane has rows for its paths: it speaks jump frames
+        self.lends = False  # C: data goes by the path that the running episode asks for
         self.resumed = False  # found in the store: its HELLO names it
         self.ended = False
 
@@ -196,10 +202,14 @@ class Sessions:
         while most > 0 and (at := self.next_deadline_ns) is not None and at <= now_ns:
             live = heapq.heappop(self._queue)[2]
             live.deadline_ns = None
-            turn = driver.timer_due(live.core, now_ns)
-            self._sink.timed(live.core, turn)
-            self._carry_out(now_ns, live, turn)
+            self.run_timers(now_ns, live)
             most -= 1
+
+    def run_timers(self, now_ns: int, live: Live) -> None:
+        """Whatever is due in one session."""
+        turn = driver.timer_due(live.core, now_ns)
+        self._sink.timed(live.core, turn)
+        self._carry_out(now_ns, live, turn)
 
     @property
     def next_deadline_ns(self) -> int | None:
@@ -211,6 +221,8 @@ class Sessions:
     def _carry_out(self, now_ns: int, live: Live, turn: Turn) -> None:
         for effect in turn.effects:
             self._apply[type(effect)](now_ns, live, effect)
+        if live.lends and live.core.episode is None:
+            self._take_back(now_ns, live)
         if live.core.ended and not live.ended:
             live.ended = True
             if self._by_slot.get(live.slot) is live:
@@ -268,6 +280,20 @@ class Sessions:
         else:
             self._engine.set_endpoint(live.slot, to, now_ns)
 
+    def _lend(self, now_ns: int, live: Live, path_id: int) -> None:
+        """Nothing is bound: upstream data follows the request on that path, and is delivered by its key (§7)."""
+        to = live.addresses.get(self._on_path(live, path_id))
+        if live.has_paths and to is not None:
+            self._engine.set_path(live.slot, path_id, to, now_ns)
+            self._engine.lend(live.slot, path_id, now_ns)
+            live.lends = True
+
+    def _take_back(self, now_ns: int, live: Live) -> None:
+        """The episode is over: its path is bound by now, or inner packets wait again."""
+        live.lends = False
+        if not live.core.bound_id and not live.core.ended:
+            self._engine.clear_binding(live.slot, live.core.epoch, now_ns)
+
     def _clear_binding(self, now_ns: int, live: Live, effect: fx.ClearBinding) -> None:
         if live.has_paths:
             self._engine.clear_binding(live.slot, effect.epoch, now_ns)
@@ -320,6 +346,8 @@ class Sessions:
         )
         before = (live.response,) if effect.with_response and live.response is not None else ()
         self.send(now_ns, live, self._on_path(live, effect.path_id), *before, request)
+        if effect.carry_data:
+            self._lend(now_ns, live, effect.path_id)
 
     def _send_ack(self, now_ns: int, live: Live, effect: fx.SendReattachAck) -> None:
         ack = fr.ReattachAck(attempt_id=effect.attempt_id, binding_epoch=effect.epoch, path_id=effect.path_id)

@@ -249,6 +249,9 @@ class Tunnel:
         if event.kind == dp.EVENT_HANDSHAKE:
             self.exchange.receive(now_ns, event)
             return
+        if event.kind == dp.EVENT_SOCKET_ERROR:
+            self.keeper.socket_failed(now_ns, event.value, event.reason)
+            return
         peer = self.peers.by_slot(event.slot)
         if peer is not None:
             self._handle_peer(now_ns, peer, event)
@@ -268,6 +271,8 @@ class Tunnel:
     def _wanted(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
         if event.reason == dp.WANTED_SILENT:
             self.keeper.silent(now_ns, peer)
+        elif event.reason == dp.WANTED_REKEY:
+            self.keeper.aged(now_ns, peer)
         if self.peers.by_slot(peer.slot) is peer:
             self.exchange.wanted(now_ns, peer)
 

@@ -42,6 +42,7 @@ def on_hello(s: Session, turn: Turn, seen: inp.HelloSeen) -> None:
     elif named.path_id != s.bound_id:  # the handshake confirmed this address; it does not move a binding
         named.address = seen.address
         validated(s, turn, named, "CANDIDATE")
+        turn.effects.append(fx.ProbePath(named.path_id, 0, s.state is not State.ATTACHED))
 
 
 def _adopt(s: Session, turn: Turn, path_id: int, address: str, carrier: str) -> None:
@@ -300,7 +301,7 @@ def _open_slot(s: Session, turn: Turn, kind: Kind, path_id: int, address: str, c
     path = s.path(path_id)
     if path is not None and kind is Kind.AGAIN:
         path.set(PROBING)
-    if kind is Kind.NEW and path_id and path_id == s.bound_id:
+    if kind is Kind.NEW and s.bound_id and path_id in (0, s.bound_id):  # data names no path
         turn.effects.append(fx.CopyDownstream(address, slot.ends_ns(s.policy)))
 
 
@@ -314,7 +315,9 @@ def on_address_seen(s: Session, turn: Turn, seen: inp.AddressSeen) -> None:
     slot = s.inquiry.at(seen.address) if s.inquiry else None
     if slot is not None:
         slot.seen_ns = turn.now_ns
-        if slot.kind is Kind.REVERT and not slot.answered_ns:
+        if slot.kind is Kind.NEW and seen.path_id and not slot.path_id:
+            _name(s, turn, slot, seen.path_id)
+        elif slot.kind is Kind.REVERT and not slot.answered_ns:
             slot.next_ns = turn.now_ns
         else:
             slot.again(turn.now_ns)
@@ -324,6 +327,15 @@ def on_address_seen(s: Session, turn: Turn, seen: inp.AddressSeen) -> None:
         return
     _open_slot(s, turn, Kind.NEW, seen.path_id, seen.address, seen.carrier)
     _challenge_old(s, turn, seen.path_id)
+
+
+def _name(s: Session, turn: Turn, slot: Slot, path_id: int) -> None:
+    """Now it is known whose address this may be: the bound path's client is asked for its request."""
+    slot.name(path_id, turn.now_ns)
+    if path_id != s.bound_id:
+        turn.effects.append(fx.StopCopy(slot.address))
+    if s.path(path_id) is not None:
+        _challenge_old(s, turn, path_id)
 
 
 def _challenge_old(s: Session, turn: Turn, path_id: int) -> None:
@@ -344,7 +356,11 @@ def on_challenge_answered(s: Session, turn: Turn, seen: inp.ChallengeAnswered) -
     if slot.path_id not in (0, seen.path_id):
         s.alarm(turn, Reason.PATH_VALIDATION_FAILED, "RESPONSE names another path")
         return
-    slot.path_id, slot.answered_ns, slot.rtt_ns, slot.next_ns = seen.path_id, turn.now_ns, seen.rtt_ns, 0
+    if not slot.path_id:
+        _name(s, turn, slot, seen.path_id)
+    slot.answered_ns, slot.rtt_ns = turn.now_ns, seen.rtt_ns
+    if not slot.late or slot.path_id != s.bound_id:
+        slot.next_ns = 0
     if slot.kind is Kind.AGAIN:
         _again(s, turn, slot)
     elif slot.kind is Kind.NEW and s.path(slot.path_id) is None:
@@ -379,6 +395,7 @@ def _resolve(s: Session, turn: Turn, path_id: int) -> None:
         path.address = slot.address
         path.heard_ns = turn.now_ns
         validated(s, turn, path, "CANDIDATE")
+        turn.effects.append(fx.ProbePath(path.path_id, 0, s.state is not State.ATTACHED))  # there from now on
 
 
 def _stay(s: Session, turn: Turn, path: Path) -> None:

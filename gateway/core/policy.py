@@ -196,12 +196,23 @@ _RANGES: Final = (
 _KEYS: Final = {f.name: f.metadata["key"] for f in dataclasses.fields(Policy)}
 
 
+def _shown(name: str, value: int) -> str:
+    """A value as the configuration spells it."""
+    if name.endswith("_ns"):
+        return f"{value // NS_PER_S}s" if value >= NS_PER_S else f"{value / NS_PER_MS:g}ms"
+    for suffix, unit in (("_ppm", 1_000_000), ("_milli", 1000)):
+        if name.endswith(suffix):
+            return f"{value / unit:g}"
+    return str(value)
+
+
 def _out_of_range(policy: Policy) -> list[Problem]:
     found = []
     for name, low, high in _RANGES:
         value = getattr(policy, name)
         if not low <= value <= high:
-            found.append(Problem(_KEYS[name], f"{value} is outside {low}..{high}"))
+            text = f"{_shown(name, value)} is out of range: {_shown(name, low)} to {_shown(name, high)}"
+            found.append(Problem(_KEYS[name], text))
     return found
 
 

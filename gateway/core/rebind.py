@@ -46,6 +46,7 @@ class Slot:
         "first_ns",
         "kind",
         "last_ns",
+        "late",
         "next_ns",
         "path_id",
         "rtt_ns",
@@ -65,6 +66,9 @@ class Slot:
         self.last_ns = 0  # of the last challenge
         self.answered_ns = 0
         self.rtt_ns = 0
+        self.late = (
+            False  # named only after a challenge had left without a path: the client has yet to ask for it
+        )
         self.believed = False  # the verdict is in; a bound path still waits for its request
 
     def sent(self, now_ns: int, pto_ns: int) -> None:
@@ -79,6 +83,11 @@ class Slot:
         else:
             quick = self.kind is Kind.OLD and self.sends == 1
             self.next_ns = now_ns + (OLD_AGAIN_NS if quick else pto_ns)
+
+    def name(self, path_id: int, now_ns: int) -> None:
+        """What came from here named no path so far (data does not): challenge it anew as that path's."""
+        self.path_id, self.late = path_id, True
+        self.sends, self.next_ns = 0, now_ns
 
     def again(self, now_ns: int) -> None:
         """The three challenges went unanswered but the address is heard again: three more, at most once a second."""

@@ -144,5 +144,7 @@ def validated(s: Session, turn: Turn, path: Path, was: str) -> None:
     path.clear(PROBING | DEAD)
     s.backoff_ns = 0
     changed(s, turn, path, was, "STANDBY")
-    if path.trouble is not None and path.trouble.need and s.role is Role.CLIENT:
-        turn.effects.append(fx.ProbePath(path.path_id, dampening.SLOW_UP_INTERVAL_NS, True))
+    if s.role is Role.CLIENT:  # it heard every answer until here
+        slow = path.trouble is not None and path.trouble.need > 0
+        interval_ns = dampening.SLOW_UP_INTERVAL_NS if slow else 0
+        turn.effects.append(fx.ProbePath(path.path_id, interval_ns, slow or s.state is not State.ATTACHED))

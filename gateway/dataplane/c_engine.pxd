@@ -104,6 +104,7 @@ cdef extern from "jv/engine.h" nogil:
         JV_EVENT_MEASURED
         JV_EVENT_PEER_BINDING
         JV_EVENT_PMTU
+        JV_EVENT_SOCKET_ERROR
         JV_NOTICE_NEWEST
         JV_NOTICE_COPY
         JV_WANTED_NO_KEY
@@ -192,6 +193,7 @@ cdef extern from "jv/binding.h" nogil:
     int jv_engine_promote(jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns)
     int jv_engine_set_path(jv_engine *e, uint32_t slot, uint8_t path_id, const jv_endpoint *at, uint64_t now_ns)
     int jv_engine_drop_path(jv_engine *e, uint32_t slot, uint8_t path_id)
+    int jv_engine_lend(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns)
     int jv_engine_bind(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t epoch, uint64_t now_ns)
     int jv_engine_clear_binding(jv_engine *e, uint32_t slot, uint64_t epoch)
     int jv_engine_set_liveness(jv_engine *e, uint32_t slot, uint64_t interval_ns, uint64_t idle_ns, uint64_t now_ns)

@@ -62,6 +62,7 @@ EVENT_ANSWERED = c.JV_EVENT_ANSWERED
 EVENT_MEASURED = c.JV_EVENT_MEASURED
 EVENT_PEER_BINDING = c.JV_EVENT_PEER_BINDING
 EVENT_PMTU = c.JV_EVENT_PMTU
+EVENT_SOCKET_ERROR = c.JV_EVENT_SOCKET_ERROR
 NOTICE_NEWEST = c.JV_NOTICE_NEWEST
 NOTICE_COPY = c.JV_NOTICE_COPY
 WANTED_NO_KEY = c.JV_WANTED_NO_KEY
@@ -384,6 +385,11 @@ cdef class Engine:
         """Data goes to this path from now on and probes say so; waiting packets leave at once."""
         check(c.jv_engine_bind(self._e, slot, path_id, epoch, now_ns), "bind path")
 
+    def lend(self, uint32_t slot, uint8_t path_id, uint64_t now_ns):
+        """Data may go to this path while the gateway is asked to bind it; probes go on saying that nothing is bound.
+        `bind` and `clear_binding` end it. DataplaneError while a path is bound."""
+        check(c.jv_engine_lend(self._e, slot, path_id, now_ns), "lend path")
+
     def clear_binding(self, uint32_t slot, uint64_t epoch, uint64_t now_ns):
         """Nothing is bound: control messages only, inner packets wait (64 a session, the oldest gives way)."""
         check(c.jv_engine_clear_binding(self._e, slot, epoch), "clear binding")
@@ -434,8 +440,8 @@ cdef class Engine:
         check(c.jv_engine_set_path_mtu(self._e, slot, path_id, inner_bytes), "set path MTU")
 
     def duplicate(self, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns, uint64_t now_ns):
-        """Send data of the bound one of two paths on the other too, at most 2 s in any 10. False: not allowed now,
-        or no such path."""
+        """Send data of the bound one of two paths on the other too, at most 2 s in any 10; `until_ns` not after now
+        ends it, whatever the paths. False: not allowed now, or no such path."""
         return c.jv_engine_duplicate(self._e, slot, path_a, path_b, until_ns, now_ns) == 0
 
     def copy_to(self, uint32_t slot, Endpoint to not None, uint64_t until_ns, uint64_t now_ns,

@@ -107,6 +107,17 @@ def session(daemon: Daemon, selector: str) -> SessionView:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class JumpPeer(JvpnPeer):
+    """A [[peer]] table with what only our own peers know."""
+
+    protocol: str | None = None
+
+    def table(self) -> dict[str, Any]:
+        """The keys that are set."""
+        return JvpnPeer.table(self) | ({"protocol": self.protocol} if self.protocol else {})
+
+
 class JumpGateway:
     """A gateway for many peers; peer ``number`` has the inner address `inner_host`."""
 
@@ -124,7 +135,7 @@ class JumpGateway:
         self.policy = policy or {}
         self.peer_keys = [Keys.generate() for _ in range(peers)]
         known = [
-            JvpnPeer(f"peer{number}", keys.public, [f"{inner_host(number)}/32"], **(peer_options or {}))
+            JumpPeer(f"peer{number}", keys.public, [f"{inner_host(number)}/32"], **(peer_options or {}))
             for number, keys in enumerate(self.peer_keys)
         ]
         own = {**policy_tables(policy), **(tables or {})}

@@ -157,8 +157,9 @@ class Stream:
         """End the stream, give what is on its way ``drain_s`` to arrive, and read the logs."""
         self._signal(signal.SIGINT)
         time.sleep(drain_s)
-        self._signal(signal.SIGTERM)
-        for end in self._ends:
+        # The client first: a backend that ends closes the connection, and that is no failure of it.
+        for end in reversed(self._ends):
+            end.signal(signal.SIGTERM)
             if end.wait(20.0) != 0:
                 raise LabError(f"{end.name} failed\n{end.output}")
         backend, client = (read_log(path) for path in self._logs)

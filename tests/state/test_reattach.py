@@ -275,6 +275,46 @@ def test_a_new_address_of_the_bound_path_challenges_both() -> None:
     assert [e.address for e in effects(later, fx.SendChallenge)] == ["a1"]
 
 
+@pytest.mark.parametrize("learned", ["from a control message", "from the answer"])
+def test_data_names_no_path_so_a_rebind_is_asked_for_when_its_path_is_known(learned: str) -> None:
+    """The first challenge cannot be marked; the client asks for the binding only when one is."""
+    s = attached(Role.GATEWAY)
+    turn = driver.receive(s, inp.AddressSeen(0, "new"), T0)
+    assert [(e.address, e.path_id, e.rebind) for e in effects(turn, fx.SendChallenge)] == [("new", 0, False)]
+    assert effects(turn, fx.CopyDownstream)[0].address == "new"
+    if learned == "from a control message":
+        turn = driver.receive(s, inp.AddressSeen(1, "new"), T0 + 10 * MS)
+        again = driver.receive(s, inp.ChallengeAnswered("new", 1, 10 * MS), T0 + 10 * MS)
+        assert effects(again, fx.SendChallenge) == []
+    else:
+        turn = driver.receive(s, inp.ChallengeAnswered("new", 1, 10 * MS), T0 + 10 * MS)
+    sent = [(e.address, e.rebind) for e in effects(turn, fx.SendChallenge)]
+    assert sent == [("new", True), ("a1", False)]
+    repeated = driver.timer_due(s, T0 + 210 * MS)  # that challenge, or the request it asks for, was lost
+    assert ("new", True) in [(e.address, e.rebind) for e in effects(repeated, fx.SendChallenge)]
+    turn = driver.receive(s, request(1, 1, 7, Reason.NAT_REBIND, forced=False), T0 + 220 * MS)
+    assert rows(turn) == ["T7", "T10", "T13"]
+    assert effects(turn, fx.SwitchBinding)[0].address == "new"
+
+
+def test_a_new_address_without_a_name_that_is_another_paths_gets_no_copy_of_the_bound_one() -> None:
+    s = attached(Role.GATEWAY)
+    driver.receive(s, inp.AddressSeen(0, "new"), T0)
+    turn = driver.receive(s, inp.AddressSeen(2, "new"), T0 + 10 * MS)
+    assert effects(turn, fx.StopCopy)[0].address == "new"
+
+
+def test_a_standby_that_moved_is_probed_where_it_is_now() -> None:
+    """The data plane is told: it answers probes at the proven address only."""
+    s = attached(Role.GATEWAY)
+    driver.receive(s, inp.AddressSeen(2, "new"), T0)
+    driver.receive(s, inp.ChallengeAnswered("new", 2, MS), T0 + 10 * MS)
+    turn = driver.timer_due(s, T0 + 200 * MS)
+    assert [e.path_id for e in effects(turn, fx.ProbePath)] == [2]
+    path = s.path(2)
+    assert path is not None and path.address == "new"
+
+
 def test_the_old_address_answers_and_the_path_stays() -> None:
     s = attached(Role.GATEWAY)
     driver.receive(s, inp.AddressSeen(1, "new"), T0 + 1)

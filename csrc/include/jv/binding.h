@@ -30,6 +30,10 @@ JV_API int jv_engine_drop_path(struct jv_engine *e, uint32_t slot, uint8_t path_
 /* Data goes there from now on, probes say so; waiting packets leave at once. */
 JV_API int jv_engine_bind(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t epoch,
                           uint64_t now_ns);
+/* Nothing is bound, and the other end has been asked to bind this path: data goes there meanwhile, for it is
+ * delivered by key (session.md §7). Probes go on saying that nothing is bound; bind and clear_binding end it.
+ * EBUSY: a path is bound. */
+JV_API int jv_engine_lend(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns);
 /* Nothing is bound: control messages only, inner packets wait in the stage. */
 JV_API int jv_engine_clear_binding(struct jv_engine *e, uint32_t slot, uint64_t epoch);
 
@@ -56,7 +60,7 @@ JV_API int jv_engine_probe_mtu(struct jv_engine *e, uint32_t slot, uint8_t path_
 JV_API int jv_engine_set_path_mtu(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes);
 
 /* Data of one of the two paths, whichever is bound, goes out on the other too. EAGAIN within 10 s of the last
- * beginning; until_ns is cut to 2 s from now. until_ns <= now_ns ends it. */
+ * beginning; until_ns is cut to 2 s from now. until_ns <= now_ns ends it, whatever the paths. */
 JV_API int jv_engine_duplicate(struct jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b,
                                uint64_t until_ns, uint64_t now_ns);
 /* Data is copied to this address, within three times what came from it. credit_bytes: what came before the

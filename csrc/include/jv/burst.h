@@ -64,8 +64,13 @@ struct jv_train {
     uint32_t len;           /* 1 to JV_TRAIN_BYTES_MAX, at most JV_TRAIN_SEGMENTS_MAX segments */
     uint16_t segment_bytes; /* 0 = len */
     uint16_t flags;         /* JV_TRAIN_* */
+    int error;              /* out: the last error that jv_local_error knows, or as it was */
     const struct jv_endpoint *to;
 };
+
+/* Whether only this host's own kernel says so: nothing left the machine (session.md §6). What may have come
+ * from the network is not among them. */
+JV_API bool jv_local_error(int error) __attribute__((const));
 
 struct jv_sender;
 

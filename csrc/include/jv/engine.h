@@ -59,6 +59,9 @@ enum jv_event_kind {
     JV_EVENT_MEASURED = 10,     /* data = struct jv_measured */
     JV_EVENT_PEER_BINDING = 11, /* path_id and value = epoch: what the other end says is bound */
     JV_EVENT_PMTU = 12,         /* value = inner bytes asked for, reason = 1 if they got through */
+    /* Of one socket: value = its id, reason = errno of this host's own kernel; at most ten a second each. No
+     * session: slot = JV_SESSION_NONE. */
+    JV_EVENT_SOCKET_ERROR = 13,
 };
 
 #define JV_NOTICE_NEWEST 1u /* the highest counter so far */

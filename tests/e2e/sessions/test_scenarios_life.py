@@ -161,12 +161,12 @@ def test_b25_the_gateways_policy_holds_for_a_client_with_another(make_bed: MakeB
 def test_b33_a_rekey_keeps_identity_binding_and_epoch(make_bed: MakeBed, trigger: str) -> None:
     """By time, packets and bytes: a new keypair under the same session, no packet lost."""
     limits = {
-        "time": {"rekey_after_time": "3s", "reject_after_time": "6s"},
+        "time": {"rekey_after_time": "3s", "reject_after_time": "20s"},
         "packets": {"rekey_after_packets": 2048},
         "bytes": {"rekey_after_bytes": 500_000},
     }[trigger]
-    tables = {"keys": limits} if trigger == "time" else {}
-    bed = make_bed(policy={"keys": limits}, gateway_tables=tables, client_tables=tables)
+    tables, policy = ({"keys": limits}, {}) if trigger == "time" else ({}, {"keys": limits})
+    bed = make_bed(policy=policy, gateway_tables=tables, client_tables=tables)
     bed.start()
     with bed.client.stream() as stream:
         time.sleep(1.0)
@@ -183,8 +183,8 @@ def test_b33_a_rekey_keeps_identity_binding_and_epoch(make_bed: MakeBed, trigger
 
 def test_b33_a_rekey_in_mid_recovery(make_bed: MakeBed) -> None:
     """The path dies while keys are due: handshake and reattach side by side, same id."""
-    keys = {"rekey_after_time": "2s", "reject_after_time": "6s"}
-    bed = make_bed(policy={"keys": keys}, gateway_tables={"keys": keys}, client_tables={"keys": keys})
+    keys = {"rekey_after_time": "2s", "reject_after_time": "18s"}
+    bed = make_bed(gateway_tables={"keys": keys}, client_tables={"keys": keys})
     bed.start()
     with bed.client.stream() as stream:
         for _ in range(3):
@@ -199,17 +199,15 @@ def test_b33_a_rekey_in_mid_recovery(make_bed: MakeBed) -> None:
 
 
 def test_b33_an_outage_that_outlives_the_keys_keeps_the_session(make_bed: MakeBed) -> None:
-    """Keys reject after 4 s, the outage lasts 9 s, the window 40 s: re-handshake, then reattach, same id."""
-    keys = {"rekey_after_time": "2s", "reject_after_time": "4s"}
-    bed = make_bed(
-        policy={**LONG_WINDOW, "keys": keys}, gateway_tables={"keys": keys}, client_tables={"keys": keys}
-    )
+    """Keys reject after 17 s, the outage lasts 20 s, the window 40 s: re-handshake, then reattach, same id."""
+    keys = {"rekey_after_time": "1s", "reject_after_time": "17s"}
+    bed = make_bed(policy=LONG_WINDOW, gateway_tables={"keys": keys}, client_tables={"keys": keys})
     bed.start()
     with bed.client.stream(200.0) as stream:
         time.sleep(1.0)
         for side in SIDES:
             bed.topology.uplinks[side].blackhole("both")
-        time.sleep(9.0)
+        time.sleep(20.0)
         for side in SIDES:
             bed.topology.uplinks[side].heal()
         bed.client.wait_attached(20.0)

@@ -148,7 +148,7 @@ def test_b40_a_slow_standby_stays_validated_beside_a_saturated_path(make_bed: Ma
     active, standby = bed.client.active(), bed.client.standby()
     for way in ("both",):
         standby.impair(way, delay_ms=160)
-        active.impair(way, rate_mbit=40, queue_bytes=64_000)
+        active.impair(way, rate_mbit=40, queue_bytes=256_000)
     time.sleep(3.0)
     path_id = bed.client.path_on(standby.side).path_id
     with TcpServer(bed.topology.backend):

@@ -202,6 +202,23 @@ def test_idle_budget_is_a_gauge(pair: Pair) -> None:
     assert (engine.idle_interval_ns, engine.idle_paths) == (NS_PER_S, 1)
 
 
+def test_a_lent_path_claims_no_binding(pair: Pair) -> None:
+    client = pair.client
+    with pytest.raises(DataplaneError):
+        client.engine.lend(client.slot, 1, pair.now_ns)
+    client.engine.clear_binding(client.slot, 1, pair.now_ns)
+    with pytest.raises(NotFound):
+        client.engine.lend(client.slot, 7, pair.now_ns)
+    client.engine.lend(client.slot, 1, pair.now_ns)
+    assert client.engine.endpoint(client.slot) is not None
+    assert not client.engine.path_stats(client.slot, 1, pair.now_ns)["bound"]
+
+
+def test_duplication_is_stopped_whatever_the_standby(pair: Pair) -> None:
+    client = pair.client
+    assert client.engine.duplicate(client.slot, 1, 0, pair.now_ns, pair.now_ns)
+
+
 def test_a_binding_that_is_cleared_stops_data(pair: Pair) -> None:
     client = pair.client
     client.engine.clear_binding(client.slot, 1, pair.now_ns)

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a session's effects do to the data plane: a client's core on a real engine, its frames into the void."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from gateway.constants import NS_PER_S
+from gateway.control.clientkeeper import ClientKeeper
+from gateway.control.configmodel import Peer as PeerConfig
+from gateway.control.peers import PeerTable
+from gateway.control.sessions import Live
+from gateway.core import inputs as inp
+from gateway.core.driver import First
+from gateway.core.policy import Policy
+from gateway.core.states import Evidence, Role, State
+from gateway.dataplane import engine as dp
+from gateway.noise.handshake import Identity
+from gateway.noise.timers import DEFAULT
+
+T0 = 1_000 * NS_PER_S
+
+
+class Nowhere:
+    """A sink that keeps nothing."""
+
+    def created(self, *_: Any) -> None: ...
+    def received(self, *_: Any) -> None: ...
+    def timed(self, *_: Any) -> None: ...
+    def restored(self, *_: Any) -> None: ...
+
+
+class Bench:
+    """A client's session, ATTACHED on path 1, path 2 validated."""
+
+    def __init__(self) -> None:
+        self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.udp.bind(("127.0.0.1", 0))
+        self.engine = dp.Engine(
+            sessions=4,
+            prefixes=4,
+            window_bits=1024,
+            index_seed=os.urandom(32),
+            limits=DEFAULT,
+            now_ns=T0,
+            client=True,
+        )
+        self.engine.add_socket(self.udp.fileno())
+        identity = Identity(os.urandom(32))
+        config = PeerConfig("gw", Identity(os.urandom(32)).public, None, (ip_network("10.0.0.0/24"),))
+        self.peer = PeerTable(self.engine, identity).add(config, T0)
+        self.keeper = ClientKeeper(self.engine, Nowhere(), Policy(), os.urandom, bytes(16))
+        self.keeper.sessions.on_handshake = lambda now_ns, live, to: None
+        self.live = self._attach()
+
+    @staticmethod
+    def at(path_id: int) -> dp.Endpoint:
+        return dp.Endpoint.of("127.0.0.1", 9000 + path_id, 0)
+
+    def _attach(self) -> Live:
+        sessions = self.keeper.sessions
+        first = First(1, "one")
+        live = sessions.create(
+            T0, self.peer, Role.CLIENT, bytes(16), Policy(), first, self.at(1), stock=False
+        )
+        sessions.feed(T0, live, inp.Confirmed("one"))
+        sessions.open_paths(T0, live)
+        sessions.bind_again(T0, live)
+        live.addresses["two"] = self.at(2)
+        self.feed(inp.PathAdded(2, "two"), live)
+        for path_id in (1, 2):
+            self.feed(inp.PathAnswered(path_id), live)
+        return live
+
+    def feed(self, one: inp.Input, live: Live | None = None) -> None:
+        self.keeper.sessions.feed(T0, live or self.live, one)
+
+    def bound(self, path_id: int) -> bool:
+        return self.engine.path_stats(self.live.slot, path_id, T0)["bound"]
+
+    def goes_to(self) -> str:
+        return str(self.engine.endpoint(self.live.slot))
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.udp.close()
+
+
+def test_data_follows_the_request_before_it_is_bound(bench: Bench) -> None:
+    """session.md §7: the client may send data on the new path together with the request."""
+    assert bench.goes_to() == str(bench.at(1)) and bench.bound(1)
+    bench.feed(inp.PathLost(1, Evidence.LINK_DOWN))
+    assert bench.live.core.state is State.RECOVERING and not bench.live.core.bound_id
+    assert bench.goes_to() == str(bench.at(2)) and not bench.bound(2)
+    bench.feed(inp.ReattachAck(bench.live.core.attempt_id, 2, 2))
+    assert bench.live.core.state is State.ATTACHED
+    assert bench.goes_to() == str(bench.at(2)) and bench.bound(2)
+
+
+def test_data_waits_again_when_the_attempt_fails(bench: Bench) -> None:
+    bench.feed(inp.PathLost(1, Evidence.LINK_DOWN))
+    now_ns = T0
+    while bench.live.core.episode is not None:
+        now_ns = bench.keeper.sessions.next_deadline_ns or now_ns
+        bench.keeper.sessions.timer_due(now_ns, 10)
+    assert bench.live.core.state is State.DEGRADED
+    assert bench.goes_to() == "None"
+
+
+def test_a_request_while_bound_moves_no_data(bench: Bench) -> None:
+    bench.feed(inp.OperatorSwitch(2))
+    assert bench.live.core.state is State.RECOVERING
+    assert bench.goes_to() == str(bench.at(1)) and bench.bound(1)
+
+
+def test_a_socket_error_finds_its_transports(bench: Bench) -> None:
+    told: list[tuple[int, int, int]] = []
+
+    class Transports:
+        def __init__(self, *mine: int) -> None:
+            self.mine = mine
+
+        def socket_failed(self, now_ns: int, socket_id: int, error: int) -> bool:
+            if socket_id in self.mine:
+                told.append((now_ns, socket_id, error))
+            return socket_id in self.mine
+
+    bench.keeper.transports = {7: Transports(1), 8: Transports(2, 3)}  # type: ignore[dict-item]
+    bench.keeper.socket_failed(T0, 3, errno.ENETUNREACH)
+    bench.keeper.socket_failed(T0, 9, errno.ENETUNREACH)
+    assert told == [(T0, 3, errno.ENETUNREACH)]
