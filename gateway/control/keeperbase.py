@@ -28,6 +28,8 @@ class SessionKeeper:
 
     exchange: Exchange
     direction: fr.Direction
+    # At which share of a packet or byte limit this end asks for a new key.
+    key_limit_percent = 100
 
     def __init__(self, engine: dp.Engine, sink: Sink, random_bytes: Callable[[int], bytes]) -> None:
         self.engine = engine
@@ -90,6 +92,10 @@ class SessionKeeper:
             live.key_birth_ns = stats["key_birth_ns"]
             live.key_start = stats["tx_packets"], stats["tx_bytes"]
         packets, size_bytes = stats["tx_packets"] - live.key_start[0], stats["tx_bytes"] - live.key_start[1]
+        packets, size_bytes = (
+            packets * 100 // self.key_limit_percent,
+            size_bytes * 100 // self.key_limit_percent,
+        )
         if packets >= policy.rekey_after_packets or 0 < policy.rekey_after_bytes <= size_bytes:
             self.sessions.feed(now_ns, live, inp.KeyUsage(packets, size_bytes))
 

@@ -58,9 +58,6 @@ def snapshot_of(policy: Policy) -> PolicySnapshot:
 
 def agreed_policy(own: Policy, seen: PolicySnapshot) -> Policy:
     """The client's policy once the gateway has spoken: its bounds, its switching limits, the slower profile."""
-    switches = min(own.max_switches_per_min, seen.max_switches_per_min)
-    # The reserve leaves a token beside it, or it would be all there is.
-    reserved = min(seen.reserved, switches - 1) if switches else seen.reserved
     return replace(
         own,
         max_lifetime_ns=seen.max_lifetime_ms * NS_PER_MS,
@@ -68,8 +65,8 @@ def agreed_policy(own: Policy, seen: PolicySnapshot) -> Policy:
         profile=_profile(own, seen),
         attempt_timeout_ns=seen.attempt_timeout_ms * NS_PER_MS,
         cooldown_ns=max(own.cooldown_ns, seen.cooldown_ms * NS_PER_MS),
-        max_switches_per_min=switches,
-        reserved=max(1, reserved),
+        max_switches_per_min=seen.max_switches_per_min,
+        reserved=seen.reserved,
         max_rebinds_per_min=seen.max_rebinds_per_min,
         drain_ns=seen.drain_ms * NS_PER_MS,
     )

@@ -29,12 +29,20 @@ def test_the_slower_profile_holds_whoever_asks_for_it() -> None:
     assert agreed_policy(slow, snapshot_of(fast)).profile is Profile.METERED
 
 
-def test_the_client_never_loosens_its_own_limits() -> None:
-    own = replace(Policy(), cooldown_ns=9_000_000_000, max_switches_per_min=5)
-    theirs = replace(Policy(), cooldown_ns=1_000_000_000, max_switches_per_min=60)
+def test_the_switch_budget_is_the_gateways_and_the_longer_cooldown_holds() -> None:
+    """Budget and window belong together (60 s / (reserved + 1) must fit the window), so they come from one hand."""
+    own = replace(Policy(), cooldown_ns=9_000_000_000)
+    theirs = replace(
+        Policy(),
+        cooldown_ns=1_000_000_000,
+        transport_lost_ttl_ns=8_000_000_000,
+        max_switches_per_min=20,
+        reserved=19,
+    )
     agreed = agreed_policy(own, snapshot_of(theirs))
     assert agreed.cooldown_ns == 9_000_000_000
-    assert agreed.max_switches_per_min == 5
+    assert (agreed.max_switches_per_min, agreed.reserved) == (20, 19)
+    assert problems(theirs) == problems(agreed)
 
 
 def test_it_survives_the_wire() -> None:
