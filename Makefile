@@ -14,7 +14,7 @@ demo: build ## real traffic in namespaces: a gateway, two clients and a backend;
 	@$(PY) -m bench.demo.jumping
 
 retest: dev ## run again what failed in the last `make test`
-	$(PY) -m pytest tests --last-failed --last-failed-no-failures none
+	@.ci/tests again
 
 test: ctest pytest ## C tests under ASan+UBSan, then every Python test
 
@@ -57,4 +57,4 @@ ctest: dev
 	@JVPN_WERROR=1 $(PY) setup.py -q ctest
 
 pytest: ctest
-	$(PY) -m pytest tests
+	@.ci/tests
