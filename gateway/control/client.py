@@ -236,6 +236,7 @@ class Client:
             tunnel.engine.set_inner(address.ip)
         records.follow(made[0].sessions)
         made[0].greeting.on_refused = self._log_refusal
+        made[0].greeting.on_verdict = self._log_verdict
         made[0].sessions.on_ended = self._session_ended
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
@@ -287,6 +288,14 @@ class Client:
             return
         for live in list(self._keeper.sessions):
             self._keeper.sessions.feed(clock.now_ns(), live, OperatorTerminate())
+
+    def _log_verdict(self, now_ns: int, live: Live, jump: bool) -> None:
+        says = (
+            "speaks jump frames: all paths are used"
+            if jump
+            else "is a stock WireGuard peer: one path is used"
+        )
+        self._log.info("the gateway " + says, gateway=live.peer.config.name)
 
     def _log_refusal(self, live: Live, refusal: Refuse) -> None:
         try:

@@ -20,10 +20,9 @@ import structlog
 import uvloop
 
 from gateway import crypto
-from gateway.control import ctlclient, statedir
+from gateway.control import ctlclient
 from gateway.dataplane import aead
 from gateway.errors import JumpError, Refused
-from gateway.noise.timestamp import TimestampSource
 
 
 class Daemon(Protocol):
@@ -110,26 +109,3 @@ async def _until_stopped(daemon: Daemon, stopping: Stopping) -> None:
         for task in (start, stop):
             task.cancel()
         await asyncio.gather(start, stop, return_exceptions=True)
-
-
-class StampFile:
-    """Keeps the last timestamp of our initiations over restarts: a peer refuses older ones (whitepaper §5.1)."""
-
-    def __init__(self, state_dir: Path, interface: str) -> None:
-        self._path = state_dir / f"timestamp-{interface}"
-        self._saved = b""
-
-    def load(self) -> TimestampSource:
-        """The source to go on with. A damaged file counts as none: the wall clock is then trusted."""
-        try:
-            self._saved = bytes.fromhex(self._path.read_text())
-            return TimestampSource(self._saved)
-        except (OSError, ValueError):
-            return TimestampSource()
-
-    def save(self, source: TimestampSource) -> None:
-        """Write it down if it has moved. Blocks for one fsync."""
-        if source.last != self._saved:
-            statedir.ensure_dir(self._path.parent)
-            statedir.write_file(self._path, source.last.hex())
-            self._saved = source.last

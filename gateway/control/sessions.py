@@ -26,6 +26,8 @@ RandomBytes = Callable[[int], bytes]
 
 # Addresses a session may have a name for: its paths, the slots under validation, and where it answered last.
 _ADDRESSES_MAX: Final = 24
+# The local index that means: under whichever keypair seals now.
+CURRENT_KEY: Final = 0
 # Challenges in flight; the core sends at most three to each of three slots and the old path.
 _NONCES_MAX: Final = 16
 
@@ -64,7 +66,6 @@ class Live:
         "peer",
         "response",
         "resumed",
-        "sends_under",
     )
 
     def __init__(self, core: Session, peer: Peer) -> None:
@@ -77,7 +78,6 @@ class Live:
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
         self.key_birth_ns = 0  # of the keypair that key_start belongs to
         self.key_start = (0, 0)  # packets and bytes sealed before it
-        self.sends_under = 0  # local index of the keypair control frames go out under, 0 = the current one
         self.deadline_ns: int | None = None
         self.has_paths = False  # the data plane has rows for its paths: it speaks jump frames
         self.lends = False  # C: data goes by the path that the running episode asks for
@@ -330,7 +330,7 @@ class Sessions:
         """Control frames in one datagram to a named address; an unknown one is no longer ours to send to."""
         to = live.addresses.get(address)
         if to is not None:
-            self._engine.send_control(live.slot, live.sends_under, to, fr.encode(out), now_ns)
+            self._engine.send_control(live.slot, CURRENT_KEY, to, fr.encode(out), now_ns)
 
     def _on_path(self, live: Live, path_id: int) -> str:
         path = live.core.path(path_id)
