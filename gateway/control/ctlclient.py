@@ -6,6 +6,7 @@ The command line is the caller; it must not pay for asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -69,7 +70,9 @@ def _exchange(path: Path, request: bytes, deadline_s: float) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(max(0.001, deadline_s - time.monotonic()))
         connection.connect(str(path))
-        connection.sendall(request)
+        # A full daemon answers and hangs up before it was asked: its refusal is there to be read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(request)
         chunks: list[bytes] = []
         size_bytes = 0
         while not chunks or not chunks[-1].endswith(b"\n"):

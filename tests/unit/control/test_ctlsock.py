@@ -253,6 +253,26 @@ def test_connections_are_bounded(path: Path) -> None:
         assert _eventually(lambda: call(path, "echo")) == {"args": {}}
 
 
+def test_a_refusal_sent_before_the_question_is_still_read(path: Path) -> None:
+    """The daemon hangs up while the request is on its way: the caller reads why instead of a broken pipe."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        refusal = b'{"id":null,"ok":false,"error":{"code":"try_later","message":"too many","exit_code":6}}\n'
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(refusal)
+            connection.close()
+
+        refuser = threading.Thread(target=refuse)
+        refuser.start()
+        with pytest.raises(TryLater, match="too many"):
+            call(path, "echo", {"text": "x" * 4_000_000})
+        refuser.join()
+
+
 def _eventually(attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The server notices a closed connection in its own time."""
     for _ in range(200):
