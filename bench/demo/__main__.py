@@ -7,21 +7,20 @@ Nothing is left behind, also after Ctrl-C: everything is in namespaces that `tes
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from typing import Final, NamedTuple
 
 from bench.demo import scene
 from bench.demo.console import Console
+from bench.demo.stage import perform
 from tests.net.jvpn import JvpnGateway
-from tests.net.lab import Lab, LabError, Namespace, missing_requirements
+from tests.net.lab import Lab, LabError, Namespace
 from tests.net.traffic import MEGABYTE, TcpServer, Transfer, ping, tcp_recv, tcp_send, wait_reachable
 
 SIZE_MB: Final = 256
 # The other family of each direction: enough to see it work, small enough for half a minute in all.
 SHARE_OF_SECOND: Final = 8
 PROGRAMS: Final = ("ip", "sysctl", "ping", "nft", "wg", "wg-quick", "wireguard-go")
-INTERRUPTED: Final = 130
 HEADER: Final = ("", "client", "direction", "inside", "size", "sha256", "time", "throughput")
 
 
@@ -54,27 +53,13 @@ def main() -> int:
     options.add_argument(
         "--size-mb", type=int, default=SIZE_MB, help="megabytes per transfer (default %(default)s)"
     )
-    size_mb = options.parse_args().size_mb
-    console = Console()
-    if (problem := missing_requirements(PROGRAMS)) is not None:
-        console.result(False, f"the demo cannot run here: {problem}")
-        return 1
-    # A background job of a script ignores Ctrl-C unless told otherwise.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with Lab() as lab:
-            run(lab, console, size_mb * MEGABYTE)
-            console.step("Cleaning up")
-    except LabError as error:
-        console.result(False, "stopped by an error")
-        console.quote(str(error))
-    except KeyboardInterrupt:
-        console.line("\ninterrupted; everything is removed")
-        return INTERRUPTED
-    console.line()
-    verdict = "something did not arrive" if console.failed else "everything arrived, nothing is left behind"
-    console.line(f"{console.mark(not console.failed)} {verdict} ({console.elapsed_s:.0f} s)")
-    return 1 if console.failed else 0
+    size_bytes = options.parse_args().size_mb * MEGABYTE
+    return perform(
+        lambda lab, console: run(lab, console, size_bytes),
+        PROGRAMS,
+        success="everything arrived, nothing is left behind",
+        failure="something did not arrive",
+    )
 
 
 def run(lab: Lab, console: Console, size_bytes: int) -> None:

@@ -8,17 +8,17 @@ about itself and why, and whether its audit journals are whole. Exit status 0: t
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from bench.demo.console import Console
+from bench.demo.stage import perform
 from tests.net import journal
 from tests.net.download import Download, Downloaded
 from tests.net.jump import JumpClient, JumpGateway, verify_ends
-from tests.net.lab import Lab, LabError, missing_requirements
+from tests.net.lab import Lab, LabError
 from tests.net.stream import Stream, StreamLog
 from tests.net.topology import BACKEND, Topology, Uplink, boot_ns
 
@@ -29,7 +29,6 @@ PICTURE: Final = """\
 """
 PROGRAMS: Final = ("ip", "sysctl", "ping", "wg", "ss")
 HEADER: Final = ("", "event", "outage up", "outage down", "lost up", "lost down", "carried by", "because")
-INTERRUPTED: Final = 130
 OBSERVE_S: Final = 2.0
 FLAPS: Final = 4
 FLAP_S: Final = 0.5
@@ -119,25 +118,12 @@ class Show:
 
 def main() -> int:
     """Run it; 0 when everything survived, 1 when something did not, 130 when interrupted."""
-    console = Console()
-    if (problem := missing_requirements(PROGRAMS)) is not None:
-        console.result(False, f"the demo cannot run here: {problem}")
-        return 1
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with Lab() as lab:
-            run(lab, console)
-            console.step("Cleaning up")
-    except LabError as error:
-        console.result(False, "stopped by an error")
-        console.quote(str(error))
-    except KeyboardInterrupt:
-        console.line("\ninterrupted; everything is removed")
-        return INTERRUPTED
-    console.line()
-    verdict = "something did not survive" if console.failed else "one session, nothing is left behind"
-    console.line(f"{console.mark(not console.failed)} {verdict} ({console.elapsed_s:.0f} s)")
-    return 1 if console.failed else 0
+    return perform(
+        run,
+        PROGRAMS,
+        success="one session, nothing is left behind",
+        failure="something did not survive",
+    )
 
 
 def run(lab: Lab, console: Console) -> None:

@@ -22,8 +22,8 @@ class GatewayKeeper(SessionKeeper):
     """See reception.py for what a handshake and a HELLO mean."""
 
     direction = fr.Direction.TO_GATEWAY
-    # The client renews keys; the gateway only where the client has less to say. Two at once would cross.
-    key_limit_percent = 150
+    # The client renews keys; the gateway only where the client does not, after three of the client's looks.
+    key_patience_ns = 3_000_000_000
 
     def __init__(
         self, engine: dp.Engine, sink: Sink, policy: Policy, random_bytes: Callable[[int], bytes]

@@ -28,8 +28,8 @@ class SessionKeeper:
 
     exchange: Exchange
     direction: fr.Direction
-    # At which share of a packet or byte limit this end asks for a new key.
-    key_limit_percent = 100
+    # How long this end leaves a reached packet or byte limit to the other one. Two rekeys at once would cross.
+    key_patience_ns = 0
 
     def __init__(self, engine: dp.Engine, sink: Sink, random_bytes: Callable[[int], bytes]) -> None:
         self.engine = engine
@@ -81,22 +81,16 @@ class SessionKeeper:
             self._count_key(now_ns, live)
 
     def _count_key(self, now_ns: int, live: Live) -> None:
-        """How much the current keypair has sealed, where a policy limits it; reports come at least once a second."""
+        """How much the current keypair has carried, where a policy limits it; reports come at least once a second."""
         policy = live.core.policy
         if live.ended or (
             not policy.rekey_after_bytes and policy.rekey_after_packets >= REKEY_AFTER_MESSAGES
         ):
             return
-        stats = self.engine.stats(live.slot)
-        if stats["key_birth_ns"] != live.key_birth_ns:
-            live.key_birth_ns = stats["key_birth_ns"]
-            live.key_start = stats["tx_packets"], stats["tx_bytes"]
-        packets, size_bytes = stats["tx_packets"] - live.key_start[0], stats["tx_bytes"] - live.key_start[1]
-        packets, size_bytes = (
-            packets * 100 // self.key_limit_percent,
-            size_bytes * 100 // self.key_limit_percent,
-        )
-        if packets >= policy.rekey_after_packets or 0 < policy.rekey_after_bytes <= size_bytes:
+        packets, size_bytes = live.key_use.busier_direction(self.engine.stats(live.slot))
+        if packets < policy.rekey_after_packets and not 0 < policy.rekey_after_bytes <= size_bytes:
+            return
+        if now_ns - live.key_use.limit_reached(now_ns) >= self.key_patience_ns:
             self.sessions.feed(now_ns, live, inp.KeyUsage(packets, size_bytes))
 
     def socket_failed(self, now_ns: int, socket_id: int, error: int) -> None:

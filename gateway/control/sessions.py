@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from gateway import frames as fr
+from gateway.control.keyuse import KeyUse
 from gateway.control.peers import Peer
 from gateway.core import driver
 from gateway.core import effects as fx
@@ -59,8 +60,7 @@ class Live:
         "has_paths",
         "instance",
         "keep_index",
-        "key_birth_ns",
-        "key_start",
+        "key_use",
         "lends",
         "nonces",
         "peer",
@@ -76,8 +76,7 @@ class Live:
         self.nonces: dict[bytes, tuple[str, int, int]] = {}  # challenge -> address, path_id, sent_ns
         self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
-        self.key_birth_ns = 0  # of the keypair that key_start belongs to
-        self.key_start = (0, 0)  # packets and bytes sealed before it
+        self.key_use = KeyUse()
         self.deadline_ns: int | None = None
         self.has_paths = False  # the data plane has rows for its paths: it speaks jump frames
         self.lends = False  # C: data goes by the path that the running episode asks for

@@ -157,15 +157,7 @@ def test_b25_the_gateways_policy_holds_for_a_client_with_another(make_bed: MakeB
 # --- B33: keys ---------------------------------------------------------------------------------------------------
 
 
-_CROSSING = pytest.mark.xfail(
-    reason="known gap: both ends reach a limit at once, their rekeys cross and one round trip of packets is lost"
-)
-
-
-@pytest.mark.parametrize(
-    "trigger",
-    ["time", pytest.param("packets", marks=_CROSSING), pytest.param("bytes", marks=_CROSSING)],
-)
+@pytest.mark.parametrize("trigger", ["time", "packets", "bytes"])
 def test_b33_a_rekey_keeps_identity_binding_and_epoch(make_bed: MakeBed, trigger: str) -> None:
     """By time, packets and bytes: a new keypair under the same session, no packet lost."""
     limits = {

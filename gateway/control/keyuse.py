@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much one keypair has carried, for policies that limit it by packets or bytes (session.md, `keys.*`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.dataplane.engine import SessionStats
+
+
+class KeyUse:
+    """What the current keypair of one session has carried, told from the totals of the data plane."""
+
+    __slots__ = ("birth_ns", "limit_ns", "start")
+
+    def __init__(self) -> None:
+        self.birth_ns = 0  # of the keypair that the others belong to
+        self.start = (0, 0, 0, 0)  # packets sent, packets received, bytes sent, bytes received before it
+        self.limit_ns: int | None = None  # when it was first seen past a limit
+
+    def busier_direction(self, stats: SessionStats) -> tuple[int, int]:
+        """Packets and bytes under the current keypair, each of the direction that carried more.
+
+        Both ends count both directions, so that both come to the same limit.
+        """
+        totals = stats["tx_packets"], stats["rx_packets"], stats["tx_bytes"], stats["rx_bytes"]
+        if stats["key_birth_ns"] != self.birth_ns:
+            self.birth_ns, self.start, self.limit_ns = stats["key_birth_ns"], totals, None
+        tx, rx, tx_bytes, rx_bytes = (now - then for now, then in zip(totals, self.start, strict=True))
+        return max(tx, rx), max(tx_bytes, rx_bytes)
+
+    def limit_reached(self, now_ns: int) -> int:
+        """When this keypair was first seen past a limit: now, unless it was before."""
+        if self.limit_ns is None:
+            self.limit_ns = now_ns
+        return self.limit_ns
