@@ -90,6 +90,7 @@ static void move(struct jv_engine *e, struct jv_path *path, const struct jv_endp
     jv_path_heard(path, e->now_ns);
     path->misses = 0;
     path->suspect = false;
+    path->mtu_wanted = true;
     for (unsigned i = 0; i < JV_OPEN_PROBES; i++)
         path->open[i].open = 0;
 }
@@ -172,7 +173,9 @@ int jv_engine_bind(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t
     s->paths->bound = path;
     s->paths->lent = NULL;
     s->paths->epoch = epoch;
+    path->mtu_wanted = true;
     send_by(e, s, path);
+    jv_pmtu_search(e, s);
     return 0;
 }
 

@@ -125,16 +125,6 @@ int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes) {
     return error;
 }
 
-int jv_engine_set_inner(struct jv_engine *e, int family, const uint8_t *address) {
-    if (family == 4)
-        memcpy(e->inner4, address, sizeof e->inner4);
-    else if (family == 6)
-        memcpy(e->inner6, address, sizeof e->inner6);
-    else
-        return -EAFNOSUPPORT;
-    return 0;
-}
-
 /* --- sessions and routes
  * -------------------------------------------------------------------------------------- */
 

@@ -88,10 +88,9 @@ struct jv_engine {
     uint32_t probe_budget;
     bool client;
     uint8_t hash_key[16];
-    struct jv_ring *peeked;        /* where the event handed out by peek came from */
-    uint64_t now_ns;               /* of the pump or tick that runs */
-    uint64_t icmp_ns;              /* last answer to an inner sender */
-    uint8_t inner4[4], inner6[16]; /* our addresses inside the tunnel, the source of such answers */
+    struct jv_ring *peeked; /* where the event handed out by peek came from */
+    uint64_t now_ns;        /* of the pump or tick that runs */
+    uint64_t icmp_ns;       /* last answer to an inner sender */
     int tun_fd;
     uint32_t mtu_bytes;
     struct jv_limits limits;
@@ -179,6 +178,7 @@ void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t 
                    struct jv_probe *out);
 
 /* pmtu.c */
+void jv_pmtu_search(struct jv_engine *e, struct jv_session *s); /* of a path that wants it, unless one runs */
 void jv_pmtu_run(struct jv_engine *e, struct jv_session *s);
 bool jv_pmtu_answered(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint64_t seq);
 

@@ -125,13 +125,13 @@ static bool icmp4_is_query(uint8_t type) {
     return type == 0 || (type >= 8 && type <= 10) || (type >= 13 && type <= 18) || type == 42 || type == 43;
 }
 
-/* A source that names one host; RFC 1122 §3.2.2. */
+/* An address that names one host; RFC 1122 §3.2.2. */
 static bool single_host4(const uint8_t *a) {
     return a[0] != 0 && a[0] != 127 && a[0] < 224;
 }
 
 static bool may_answer4(const uint8_t *p, const struct jv_ip *ip, enum jv_icmp_kind kind) {
-    if (!ip->first_fragment || !single_host4(ip->src) || ip->dst[0] >= 224)
+    if (!ip->first_fragment || !single_host4(ip->src) || !single_host4(ip->dst))
         return false;
     if (kind == JV_ICMP_TOO_BIG && !(jv_get_be16(p + 6) & IP4_DF))
         return false;
@@ -171,7 +171,7 @@ static int find_icmp6(const uint8_t *p, const struct jv_ip *ip) {
 static bool may_answer6(const uint8_t *p, const struct jv_ip *ip) {
     int type_at;
 
-    if (ip->src[0] == 0xff || ip->dst[0] == 0xff || unspecified6(ip->src))
+    if (ip->src[0] == 0xff || ip->dst[0] == 0xff || unspecified6(ip->src) || unspecified6(ip->dst))
         return false;
     type_at = find_icmp6(p, ip);
     if (type_at <= 0)
@@ -199,8 +199,8 @@ static const uint8_t codes4[] = {
     [JV_ICMP_ADMIN] = 13,
 };
 
-static size_t reply4(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_ip *ip, const uint8_t *source,
-                     uint32_t mtu, uint8_t *out) {
+static size_t reply4(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_ip *ip, uint32_t mtu,
+                     uint8_t *out) {
     size_t quoted = at_most(ip->total_bytes, ICMP4_QUOTE_MAX);
     uint8_t *icmp = out + IP4_HEADER;
 
@@ -211,7 +211,7 @@ static size_t reply4(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_i
     jv_put_be16(out + 6, IP4_DF); /* an atomic datagram needs no identification, RFC 6864 */
     out[8] = HOP_LIMIT;
     out[9] = IPPROTO_ICMP;
-    memcpy(out + 12, source, 4);
+    memcpy(out + 12, ip->dst, 4);
     memcpy(out + 16, ip->src, 4);
     put_checksum(out + 10, jv_checksum_add(0, out, IP4_HEADER));
     icmp[0] = 3;
@@ -232,8 +232,8 @@ static const struct {
     [JV_ICMP_ADMIN] = {1, 1},
 };
 
-static size_t reply6(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_ip *ip, const uint8_t *source,
-                     uint32_t mtu, uint8_t *out) {
+static size_t reply6(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_ip *ip, uint32_t mtu,
+                     uint8_t *out) {
     size_t quoted = at_most(ip->total_bytes, JV_ICMP_BYTES_MAX - IP6_HEADER - ICMP_HEADER);
     size_t icmp_bytes = ICMP_HEADER + quoted;
     uint8_t *icmp = out + IP6_HEADER;
@@ -244,7 +244,7 @@ static size_t reply6(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_i
     jv_put_be16(out + 4, (uint16_t)icmp_bytes);
     out[6] = IPPROTO_ICMPV6;
     out[7] = HOP_LIMIT;
-    memcpy(out + 8, source, 16);
+    memcpy(out + 8, ip->dst, 16);
     memcpy(out + 24, ip->src, 16);
     icmp[0] = codes6[kind].type;
     icmp[1] = codes6[kind].code;
@@ -256,13 +256,12 @@ static size_t reply6(enum jv_icmp_kind kind, const uint8_t *p, const struct jv_i
     return IP6_HEADER + icmp_bytes;
 }
 
-size_t jv_icmp_reply(enum jv_icmp_kind kind, const uint8_t *p, size_t len, const uint8_t *source,
-                     uint32_t mtu, uint8_t *out) {
+size_t jv_icmp_reply(enum jv_icmp_kind kind, const uint8_t *p, size_t len, uint32_t mtu, uint8_t *out) {
     struct jv_ip ip;
 
     if (jv_ip_parse(p, len, &ip) != JV_IP_OK)
         return 0;
     if (ip.version == 4)
-        return may_answer4(p, &ip, kind) ? reply4(kind, p, &ip, source, mtu, out) : 0;
-    return may_answer6(p, &ip) ? reply6(kind, p, &ip, source, mtu, out) : 0;
+        return may_answer4(p, &ip, kind) ? reply4(kind, p, &ip, mtu, out) : 0;
+    return may_answer6(p, &ip) ? reply6(kind, p, &ip, mtu, out) : 0;
 }

@@ -291,6 +291,7 @@ bool jv_path_answered(struct jv_path *path, uint64_t seq, uint64_t echo_ns, uint
         probe->open = 0;
     path->misses = 0;
     path->suspect = false;
+    path->mtu_wanted |= !path->alive;
     path->alive = true;
     path->asked_ns = 0;
     path->proof_ns = now_ns;
@@ -371,6 +372,7 @@ bool jv_path_crossed(struct jv_path *path, const struct jv_thresholds *limits, c
         fill(path, now_ns);
     if (memcmp(level, path->level, sizeof level) == 0 && !moved(path, m, now_ns))
         return false;
+    path->mtu_wanted |= level[0] == 2 && path->level[0] != 2; /* perhaps only large ones are lost */
     memcpy(path->level, level, sizeof level);
     return true;
 }

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Whether a path carries a certain size: a padded probe with DF set, up to three times (in the manner of
- * RFC 8899). Its loss is no evidence about the path's liveness, so it stands beside the row's own probes. */
+/* The largest inner packet that each path carries, found by padded probes with DF set (RFC 8899): no ICMP is
+ * believed, and a size is never carried over to another path.
+ *
+ * A path is asked when it first answers, when data is bound to it or it moves, when its loss crosses the
+ * threshold, and once a minute of traffic while it is bound. It is lowered only after a smaller probe has
+ * passed, for else it is dead or lossy, which others judge; from then on inner senders get Packet Too Big. */
 #include "engine_internal.h"
 
 #include <errno.h>
@@ -8,15 +12,24 @@
 #define PMTU_SENDS_MAX 3u
 /* PMTU probes number themselves from here, so that no answer can be taken for a probe of the row. */
 #define PMTU_SEQ_BASE (UINT64_C(1) << 63)
+#define FLOOR_BYTES   1280u /* RFC 8200 §5: every IPv6 link carries it */
+#define LEAST_BYTES   576u  /* RFC 791 §3.1; below it nothing is searched */
+#define CLOSE_BYTES   8     /* no sender chooses its sizes finer */
+#define AGAIN_NS      (60 * JV_NS_PER_S)
 
-static void finish(struct jv_engine *e, struct jv_session *s, bool passed) {
-    struct jv_pmtu *m = &s->paths->pmtu;
-    m->due_ns = 0;
-    (void)jv_engine_report(
-        e, s,
-        (struct jv_event){
-            .kind = JV_EVENT_PMTU, .reason = passed, .path_id = m->path_id, .value = m->size_bytes},
-        NULL, 0);
+static uint16_t top_of(const struct jv_engine *e) {
+    return (uint16_t)(e->mtu_bytes < JV_FRAMES_PMTU_MAX ? e->mtu_bytes : JV_FRAMES_PMTU_MAX);
+}
+
+/* The first that is tried is the whole tunnel's, so a path that carries it costs one probe. 0 = it is known.
+ */
+static uint16_t next_size(const struct jv_pmtu *m, uint16_t top_bytes) {
+    if (m->bad_bytes > top_bytes)
+        return m->good_bytes == top_bytes ? 0 : top_bytes;
+    if (m->good_bytes)
+        return m->bad_bytes - m->good_bytes > CLOSE_BYTES ? (uint16_t)((m->good_bytes + m->bad_bytes) / 2)
+                                                          : 0;
+    return m->bad_bytes > FLOOR_BYTES ? FLOOR_BYTES : m->bad_bytes > LEAST_BYTES ? LEAST_BYTES : 0;
 }
 
 /* Sends with DF set, whatever the socket does otherwise. */
@@ -42,8 +55,7 @@ static void send_padded(struct jv_engine *e, struct jv_session *s, struct jv_pat
     struct jv_keypair *kp = jv_control_key(e, s);
     struct jv_probe probe;
     uint8_t *plain = jv_control_plain(e);
-    m->sends++;
-    m->due_ns = e->now_ns + jv_path_pto_ns(path);
+    m->due_ns = e->now_ns + (jv_path_pto_ns(path) << m->sends++);
     if (!kp)
         return;
     jv_probe_fill(s->paths, path, jv_control_datagram(m->size_bytes), &probe);
@@ -58,13 +70,93 @@ static void send_padded(struct jv_engine *e, struct jv_session *s, struct jv_pat
     path->tx_packets--; /* it counts as sent when it is known to have arrived: too large is not lossy */
 }
 
+static void ask(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint16_t size_bytes) {
+    struct jv_pmtu *m = &s->paths->pmtu;
+    m->seq = PMTU_SEQ_BASE + ++s->paths->probe_seq;
+    m->size_bytes = size_bytes;
+    m->sends = 0;
+    send_padded(e, s, path);
+}
+
+static struct jv_path *next_wanted(struct jv_paths *p) {
+    struct jv_path *data = jv_paths_data(p);
+    if (data && data->mtu_wanted && data->alive)
+        return data;
+    for (unsigned i = 0; i < p->capacity; i++)
+        if (p->row[i].id && p->row[i].mtu_wanted && p->row[i].alive)
+            return &p->row[i];
+    return NULL;
+}
+
+void jv_pmtu_search(struct jv_engine *e, struct jv_session *s) {
+    struct jv_pmtu *m = &s->paths->pmtu;
+    struct jv_path *path = m->due_ns ? NULL : next_wanted(s->paths);
+    if (!path || top_of(e) < LEAST_BYTES)
+        return;
+    path->mtu_wanted = false;
+    m->path_id = path->id;
+    m->good_bytes = 0;
+    m->bad_bytes = (uint16_t)(top_of(e) + 1);
+    ask(e, s, path, top_of(e));
+    jv_paths_arm(e, s);
+}
+
+/* Told when it is news. What was lost by its size is no loss of the path: its window begins anew. */
+static void carries(struct jv_engine *e, struct jv_session *s, struct jv_path *path, uint16_t inner_bytes) {
+    const uint16_t limit = inner_bytes == top_of(e) ? 0 : inner_bytes;
+    if (limit == path->mtu_bytes)
+        return;
+    if (limit && (!path->mtu_bytes || limit < path->mtu_bytes))
+        path->points = 0;
+    path->mtu_bytes = limit;
+    (void)jv_engine_report(
+        e, s,
+        (struct jv_event){
+            .kind = JV_EVENT_PMTU, .reason = limit != 0, .path_id = path->id, .value = inner_bytes},
+        NULL, 0);
+}
+
+/* A size passed or was lost for good. Nothing that passed at all: nothing is learned. */
+static void learned(struct jv_engine *e, struct jv_session *s, struct jv_path *path, bool passed) {
+    struct jv_pmtu *m = &s->paths->pmtu;
+    m->due_ns = 0;
+    if (passed)
+        m->good_bytes = m->size_bytes;
+    else
+        m->bad_bytes = m->size_bytes;
+    const uint16_t size_bytes = next_size(m, top_of(e));
+    const uint16_t known = path->mtu_bytes ? path->mtu_bytes : top_of(e);
+    if (m->good_bytes && (!size_bytes || m->bad_bytes <= known))
+        carries(e, s, path, m->good_bytes);
+    if (size_bytes) {
+        ask(e, s, path, size_bytes);
+        return;
+    }
+    m->again_ns = e->now_ns + AGAIN_NS;
+    jv_pmtu_search(e, s);
+}
+
+static void ask_again(struct jv_engine *e, struct jv_session *s) {
+    struct jv_pmtu *m = &s->paths->pmtu;
+    if (!m->again_ns || m->again_ns > e->now_ns || m->due_ns)
+        return;
+    m->again_ns = 0; /* an idle session asks with its next packet */
+    if (s->paths->bound && !s->paths->idle)
+        s->paths->bound->mtu_wanted = true;
+    jv_pmtu_search(e, s);
+}
+
 void jv_pmtu_run(struct jv_engine *e, struct jv_session *s) {
-    const struct jv_pmtu *m = &s->paths->pmtu;
+    struct jv_pmtu *m = &s->paths->pmtu;
+    struct jv_path *path = jv_paths_by_id(s->paths, m->path_id);
+    ask_again(e, s);
     if (!m->due_ns || m->due_ns > e->now_ns)
         return;
-    struct jv_path *path = jv_paths_by_id(s->paths, m->path_id);
-    if (!path || m->sends >= PMTU_SENDS_MAX)
-        finish(e, s, false);
+    m->due_ns = 0;
+    if (!path)
+        jv_pmtu_search(e, s);
+    else if (m->sends >= PMTU_SENDS_MAX)
+        learned(e, s, path, false);
     else
         send_padded(e, s, path);
 }
@@ -75,37 +167,8 @@ bool jv_pmtu_answered(struct jv_engine *e, struct jv_session *s, struct jv_path 
         return false;
     if (m->due_ns && m->seq == seq && m->path_id == path->id) {
         path->tx_packets++;
-        finish(e, s, true);
+        learned(e, s, path, true);
+        jv_paths_arm(e, s);
     }
     return true;
-}
-
-int jv_engine_probe_mtu(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes,
-                        uint64_t now_ns) {
-    struct jv_session *s = jv_table_get(e->table, slot);
-    struct jv_path *path = s && s->paths ? jv_paths_by_id(s->paths, path_id) : NULL;
-    if (!path)
-        return -ENOENT;
-    if (inner_bytes < 576 || inner_bytes > JV_FRAMES_PMTU_MAX)
-        return -EINVAL;
-    if (s->paths->pmtu.due_ns)
-        return -EBUSY;
-    e->now_ns = now_ns;
-    s->paths->pmtu = (struct jv_pmtu){
-        .seq = PMTU_SEQ_BASE + ++s->paths->probe_seq,
-        .size_bytes = inner_bytes,
-        .path_id = path_id,
-    };
-    send_padded(e, s, path);
-    jv_paths_arm(e, s);
-    return 0;
-}
-
-int jv_engine_set_path_mtu(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes) {
-    const struct jv_session *s = jv_table_get(e->table, slot);
-    struct jv_path *path = s && s->paths ? jv_paths_by_id(s->paths, path_id) : NULL;
-    if (!path)
-        return -ENOENT;
-    path->mtu_bytes = inner_bytes;
-    return 0;
 }

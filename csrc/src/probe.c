@@ -104,6 +104,9 @@ void jv_paths_active(struct jv_engine *e, struct jv_session *s) {
     if (jv_likely(!p->idle))
         return;
     jv_paths_uncount(e, s);
+    if (p->bound)
+        p->bound->mtu_wanted = true;
+    jv_pmtu_search(e, s);
     for (unsigned i = 0; i < p->capacity; i++) {
         struct jv_path *path = &p->row[i];
         if (path->id && path->next_probe_ns)
@@ -116,7 +119,7 @@ void jv_paths_active(struct jv_engine *e, struct jv_session *s) {
  * ---------------------------------------------------------------------------------------------------- */
 
 void jv_paths_arm(struct jv_engine *e, struct jv_session *s) {
-    uint64_t at = s->paths->pmtu.due_ns;
+    uint64_t at = sooner(s->paths->pmtu.due_ns, s->paths->pmtu.again_ns);
     for (unsigned i = 0; i < s->paths->capacity; i++)
         if (s->paths->row[i].id)
             at = sooner(at, jv_path_due_ns(&s->paths->row[i], s->paths->profile_ns));
@@ -288,5 +291,6 @@ void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const st
     }
     report_answered(e, a->session, path);
     report_measured(e, a->session, path);
+    jv_pmtu_search(e, a->session);
     jv_paths_arm(e, a->session);
 }

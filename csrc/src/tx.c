@@ -185,8 +185,7 @@ static void refuse(struct jv_engine *e, enum jv_icmp_kind kind, const struct jv_
         jv_count(&e->counters, JV_CTR_ICMP_LIMITED);
         return;
     }
-    const uint8_t *source = ip->version == 4 ? e->inner4 : e->inner6;
-    const size_t n = jv_icmp_reply(kind, packet, ip->total_bytes, source, mtu_bytes, reply);
+    const size_t n = jv_icmp_reply(kind, packet, ip->total_bytes, mtu_bytes, reply);
     if (n == 0)
         return;
     e->icmp_ns = e->now_ns;

@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -122,6 +123,18 @@ static inline void bed_lose(int fd) {
     uint8_t lost[2048];
     while (recv(fd, lost, sizeof lost, MSG_TRUNC) >= 0) {
     }
+}
+
+/* A socket filter: what is left of a datagram that it cuts to nothing is lost. */
+static inline void bed_narrow(struct end *x, int path, unsigned datagram_bytes) {
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
+        BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, datagram_bytes + 8, 0, 1), /* the UDP header counts */
+        BPF_STMT(BPF_RET | BPF_K, 0),
+        BPF_STMT(BPF_RET | BPF_K, 0xffffffff),
+    };
+    const struct sock_fprog program = {.len = sizeof code / sizeof code[0], .filter = code};
+    CHECK(setsockopt(x->udp[path], SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) == 0);
 }
 
 static inline void bed_receive(struct bed *b, struct end *x) {

@@ -8,7 +8,6 @@
 
 #include "check.h"
 
-static const uint8_t inner4[4] = {10, 0, 0, 1}, inner6[16] = {0xfd, [15] = 1};
 static uint8_t reply[JV_ICMP_BYTES_MAX];
 
 static void build4(uint8_t *p, uint16_t total, uint8_t proto) {
@@ -47,12 +46,12 @@ static int parse_copy(const uint8_t *p, size_t len, struct jv_ip *out) {
     return rc;
 }
 
-static size_t reply_to_copy(enum jv_icmp_kind kind, const uint8_t *p, size_t len, const uint8_t *source) {
+static size_t reply_to_copy(enum jv_icmp_kind kind, const uint8_t *p, size_t len) {
     uint8_t *copy = malloc(len ? len : 1);
     size_t bytes;
 
     memcpy(copy, p, len);
-    bytes = jv_icmp_reply(kind, copy, len, source, 1280, reply);
+    bytes = jv_icmp_reply(kind, copy, len, 1280, reply);
     free(copy);
     return bytes;
 }
@@ -131,19 +130,19 @@ static void test_too_big4(void) {
     size_t bytes;
 
     build4(p, sizeof(p), 6);
-    bytes = reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner4);
+    bytes = reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p));
     CHECK(bytes == 576);
     CHECK(jv_get_be16(reply + 2) == bytes && reply[9] == 1);
-    CHECK(memcmp(reply + 12, inner4, 4) == 0 && memcmp(reply + 16, p + 12, 4) == 0);
+    CHECK(memcmp(reply + 12, p + 16, 4) == 0 && memcmp(reply + 16, p + 12, 4) == 0);
     CHECK(reply[20] == 3 && reply[21] == 4 && jv_get_be16(reply + 26) == 1280);
     CHECK(memcmp(reply + 28, p, 548) == 0);
     CHECK(jv_checksum_fold(jv_checksum_add(0, reply, 20)) == 0);
     CHECK(jv_checksum_fold(jv_checksum_add(0, reply + 20, bytes - 20)) == 0);
     jv_put_be16(p + 6, 0);
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner4) == 0); /* may be fragmented */
-    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, sizeof(p), inner4) == 576 && reply[21] == 0);
-    CHECK(reply_to_copy(JV_ICMP_HOST_UNREACH, p, sizeof(p), inner4) == 576 && reply[21] == 1);
-    CHECK(reply_to_copy(JV_ICMP_ADMIN, p, sizeof(p), inner4) == 576 && reply[21] == 13);
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) == 0); /* may be fragmented */
+    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, sizeof(p)) == 576 && reply[21] == 0);
+    CHECK(reply_to_copy(JV_ICMP_HOST_UNREACH, p, sizeof(p)) == 576 && reply[21] == 1);
+    CHECK(reply_to_copy(JV_ICMP_ADMIN, p, sizeof(p)) == 576 && reply[21] == 13);
 }
 
 static void test_too_big6(void) {
@@ -152,26 +151,26 @@ static void test_too_big6(void) {
     size_t bytes;
 
     build6(p, sizeof(p), 6);
-    bytes = reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6);
+    bytes = reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p));
     CHECK(bytes == 1280 && jv_ip_parse(reply, bytes, &ip) == 0);
-    CHECK(memcmp(reply + 8, inner6, 16) == 0 && memcmp(reply + 24, p + 8, 16) == 0);
+    CHECK(memcmp(reply + 8, p + 24, 16) == 0 && memcmp(reply + 24, p + 8, 16) == 0);
     CHECK(reply[40] == 2 && reply[41] == 0 && jv_get_be32(reply + 44) == 1280);
     CHECK(jv_checksum_fold(jv_checksum_add(jv_checksum_pseudo(&ip, 58, (uint32_t)bytes - 40), reply + 40,
                                            bytes - 40)) == 0);
-    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 1500, inner6) == 1280 && reply[40] == 1 && reply[41] == 0);
-    CHECK(reply_to_copy(JV_ICMP_HOST_UNREACH, p, 1500, inner6) == 1280 && reply[41] == 3);
-    CHECK(reply_to_copy(JV_ICMP_ADMIN, p, 1500, inner6) == 1280 && reply[41] == 1);
+    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 1500) == 1280 && reply[40] == 1 && reply[41] == 0);
+    CHECK(reply_to_copy(JV_ICMP_HOST_UNREACH, p, 1500) == 1280 && reply[41] == 3);
+    CHECK(reply_to_copy(JV_ICMP_ADMIN, p, 1500) == 1280 && reply[41] == 1);
 }
 
 static void test_short_packet_is_quoted_whole(void) {
     uint8_t p[200];
 
     build4(p, 30, 17);
-    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 30, inner4) == 58);
+    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 30) == 58);
     memset(p + 30, 0xee, 10); /* padding is not part of it */
-    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 40, inner4) == 58);
+    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 40) == 58);
     build6(p, 40, 59);
-    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 40, inner6) == 88);
+    CHECK(reply_to_copy(JV_ICMP_NO_ROUTE, p, 40) == 88);
 }
 
 static bool answers4(size_t at, uint8_t value, uint8_t proto) {
@@ -179,7 +178,7 @@ static bool answers4(size_t at, uint8_t value, uint8_t proto) {
 
     build4(p, sizeof(p), proto);
     p[at] = value;
-    return reply_to_copy(JV_ICMP_NO_ROUTE, p, sizeof(p), inner4) > 0;
+    return reply_to_copy(JV_ICMP_NO_ROUTE, p, sizeof(p)) > 0;
 }
 
 static void test_never_answered4(void) {
@@ -203,7 +202,7 @@ static bool answers6(size_t at, uint8_t value, uint8_t next) {
 
     build6(p, sizeof(p), next);
     p[at] = value;
-    return reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) > 0;
+    return reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) > 0;
 }
 
 static void test_never_answered6(void) {
@@ -213,7 +212,7 @@ static void test_never_answered6(void) {
     CHECK(!answers6(8, 0xff, 17) && !answers6(24, 0xff, 17));
     build6(p, sizeof(p), 17);
     memset(p + 8, 0, 16);
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) == 0); /* from :: */
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) == 0); /* from :: */
     CHECK(answers6(40, 128, 58) && answers6(40, 129, 58));
     for (unsigned type = 0; type < 128; type++)
         CHECK(!answers6(40, (uint8_t)type, 58));
@@ -221,18 +220,18 @@ static void test_never_answered6(void) {
     build6(p, sizeof(p), 0); /* hop-by-hop, then an ICMPv6 error */
     p[40] = 58;
     p[48] = 1;
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) == 0);
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) == 0);
     p[48] = 128;
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) > 0);
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) > 0);
     p[41] = 255; /* extension header beyond the packet */
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) == 0);
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) == 0);
     build6(p, sizeof(p), 44);
     p[43] = 8; /* offset 1 */
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) == 0);
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) == 0);
     build6(p, sizeof(p), 60); /* destination options that name themselves for ever */
     for (size_t i = 40; i < sizeof(p); i += 8)
         p[i] = 60;
-    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p), inner6) == 0);
+    CHECK(reply_to_copy(JV_ICMP_TOO_BIG, p, sizeof(p)) == 0);
 }
 
 static void test_garbage(void) {
@@ -251,7 +250,7 @@ static void test_garbage(void) {
         }
         if (parse_copy(p, len, &ip) == 0)
             CHECK(ip.total_bytes <= len && ip.header_bytes <= ip.total_bytes);
-        bytes = reply_to_copy((enum jv_icmp_kind)(i % 4), p, len, inner6);
+        bytes = reply_to_copy((enum jv_icmp_kind)(i % 4), p, len);
         CHECK(bytes <= sizeof(reply));
     }
 }

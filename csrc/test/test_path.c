@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Liveness and measurement of paths, binding, duplication, copies and path MTU, on a clock of our own. */
+/* Liveness and measurement of paths, binding, duplication and copies, on a clock of our own. */
 #include "bed.h"
 
 #define PROFILE_NS (300 * MS)
@@ -444,38 +444,6 @@ static void there_are_eight_paths_and_no_more(void) {
     bed_close(&b);
 }
 
-static void path_mtu_is_found_and_enforced(void) {
-    struct bed b;
-    uint8_t p[2048];
-    bed_open(&b);
-    bed_liveness(&b, PROFILE_NS);
-    bed_run(&b, SECOND_NS);
-    CHECK(jv_engine_probe_mtu(b.client.engine, b.client.slot, 1, 1400, b.now_ns) == 0);
-    CHECK(jv_engine_probe_mtu(b.client.engine, b.client.slot, 2, 1400, b.now_ns) == -EBUSY);
-    bed_run(&b, 50 * MS);
-    const struct seen *seen = bed_last(&b.client, JV_EVENT_PMTU);
-    CHECK(seen && seen->event.path_id == 1 && seen->event.value == 1400 && seen->event.reason == 1);
-    CHECK(jv_engine_probe_mtu(b.client.engine, b.client.slot, 1, 8000, b.now_ns) == 0);
-    b.gateway.deaf[0] = true;
-    bed_run(&b, 100 * MS);
-    seen = bed_last(&b.client, JV_EVENT_PMTU);
-    CHECK(seen && seen->event.value == 8000 && seen->event.reason == 0);
-    b.gateway.deaf[0] = false;
-    CHECK(jv_engine_probe_mtu(b.client.engine, b.client.slot, 1, 100, b.now_ns) == -EINVAL);
-    CHECK(jv_engine_set_path_mtu(b.client.engine, b.client.slot, 1, 1300) == 0);
-    bed_put(&b, &b.client, 1281); /* DF, one byte too long */
-    bed_settle(&b);
-    CHECK(bed_take(&b.gateway) == 0 && bed_count(&b.client, JV_CTR_DROP_MTU) == 1);
-    const ssize_t n = recv(b.client.inner, p, sizeof p, 0);
-    CHECK(n > 28 && p[9] == 1 && p[20] == 3 && p[21] == 4 && jv_get_be16(p + 26) == 1300);
-    bed_put(&b, &b.client, 1280);
-    const size_t whole = bed_packet(p, true, 1300, false); /* may be fragmented outside */
-    CHECK(send(b.client.inner, p, whole, 0) == (ssize_t)whole);
-    bed_settle(&b);
-    CHECK(bed_take(&b.gateway) == 2);
-    bed_close(&b);
-}
-
 /* Without any path nothing is allocated, probed or armed. */
 static void a_stock_session_pays_nothing(void) {
     struct bed b;
@@ -486,7 +454,6 @@ static void a_stock_session_pays_nothing(void) {
     bed_settle(&b);
     CHECK(bed_take(&b.gateway) == 1);
     CHECK(jv_engine_set_liveness(b.client.engine, b.client.slot, 1, 0, b.now_ns) == -ENOENT);
-    CHECK(jv_engine_probe_mtu(b.client.engine, b.client.slot, 1, 1400, b.now_ns) == -ENOENT);
     CHECK(bed_count(&b.client, JV_CTR_TX_PROBES) == 0);
     bed_close(&b);
 }
@@ -550,7 +517,6 @@ int main(void) {
     RUN(idle_sessions_share_the_budget);
     RUN(a_path_that_moves_keeps_its_figures);
     RUN(there_are_eight_paths_and_no_more);
-    RUN(path_mtu_is_found_and_enforced);
     RUN(a_stock_session_pays_nothing);
     return failures();
 }

@@ -232,8 +232,6 @@ class Client:
         )
         self._tunnel, self._keeper = tunnel, made[0]
         tunnel.attach([], open_tun(settings.interface), settings.mtu)
-        for address in settings.addresses:
-            tunnel.engine.set_inner(address.ip)
         records.follow(made[0].sessions)
         made[0].greeting.on_refused = self._log_refusal
         made[0].greeting.on_verdict = self._log_verdict

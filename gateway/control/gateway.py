@@ -159,8 +159,6 @@ class Gateway:
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)
         tunnel.attach(sockets, open_tun(settings.interface), settings.mtu)
-        for address in settings.addresses:
-            tunnel.engine.set_inner(address.ip)
         return tunnel
 
     async def _set_up_host(self, book: PeerBook) -> None:

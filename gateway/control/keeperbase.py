@@ -118,6 +118,8 @@ def report_input(event: dp.Event) -> inp.Input | None:
         return inp.PathAnswered(event.path_id, event.reason)
     if event.kind == dp.EVENT_MEASURED:
         return inp.PathMeasured(event.path_id, *event.numbers)
+    if event.kind == dp.EVENT_PMTU:
+        return inp.PathCarries(event.path_id, event.value, bool(event.reason))
     if event.kind == dp.EVENT_PEER_BINDING:
         return inp.PeerBinding(event.value, event.path_id)
     return None

@@ -120,6 +120,7 @@ _BOTH: Final[Mapping[type[inp.Input], Handler]] = {
     inp.PathMissed: upkeep.on_missed,
     inp.PathAnswered: upkeep.on_answered,
     inp.PathMeasured: upkeep.on_measured,
+    inp.PathCarries: upkeep.on_carries,
     inp.PeerBinding: upkeep.on_peer_binding,
     inp.KeyInstalled: upkeep.on_key_installed,
     inp.KeyUsage: upkeep.on_key_usage,

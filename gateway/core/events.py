@@ -130,6 +130,17 @@ class PathChange(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PathMtu(Event):
+    """The largest inner packet a path carries changed, as padded probes found; larger ones get Packet Too Big."""
+
+    name: ClassVar[str] = "PATH_MTU"
+    path_id: int
+    transport: str
+    inner_bytes: int
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True)
 class VolatilitySignal(Event):
     """A path is suspect or crossed an enter threshold; the measurement that says so."""
 

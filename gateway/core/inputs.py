@@ -141,6 +141,15 @@ class PathMeasured(Input):
 
 
 @dataclass(frozen=True, slots=True)
+class PathCarries(Input):
+    """The largest inner packet that padded probes got through on this path; ``limited``: the tunnel's own is larger."""
+
+    path_id: int
+    inner_bytes: int
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerBinding(Input):
     """The other end's epoch and bound path (0 = none), from a probe or its answer; sent up when it changes."""
 

@@ -144,6 +144,14 @@ def on_measured(s: Session, turn: Turn, seen: inp.PathMeasured) -> None:
         breached(s, turn, path)
 
 
+def on_carries(s: Session, turn: Turn, seen: inp.PathCarries) -> None:
+    """The data plane keeps to it; nothing is decided by it, for a path is used with what it carries."""
+    path = s.path(seen.path_id)
+    if path is not None:
+        stamp = s.stamp(turn)
+        turn.events.append(ev.PathMtu(*stamp, path.path_id, path.address, seen.inner_bytes, seen.limited))
+
+
 def breached(s: Session, turn: Turn, path: Path) -> None:
     """The path crossed an enter threshold: T3 if it is the bound one of an ATTACHED session."""
     reason = liveness.breach_reason(path)

@@ -118,7 +118,6 @@ cdef extern from "jv/engine.h" nogil:
     unsigned jv_engine_udp_features(const jv_engine *e)
     int jv_engine_socket_for(jv_engine *e, int family)
     int jv_engine_set_tun(jv_engine *e, int fd, uint32_t mtu_bytes)
-    int jv_engine_set_inner(jv_engine *e, int family, const uint8_t *address)
     int jv_engine_add_session(jv_engine *e, uint32_t *slot)
     int jv_engine_remove_session(jv_engine *e, uint32_t slot)
     int jv_engine_new_index(jv_engine *e, uint32_t slot, uint32_t *index)
@@ -203,8 +202,6 @@ cdef extern from "jv/binding.h" nogil:
     void jv_engine_set_probe_budget(jv_engine *e, uint32_t per_s)
     uint64_t jv_engine_idle_interval(const jv_engine *e)
     uint32_t jv_engine_idle_paths(const jv_engine *e)
-    int jv_engine_probe_mtu(jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes, uint64_t now_ns)
-    int jv_engine_set_path_mtu(jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes)
     int jv_engine_duplicate(jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns,
                             uint64_t now_ns)
     int jv_engine_copy_to(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t until_ns,

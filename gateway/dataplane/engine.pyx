@@ -262,11 +262,6 @@ cdef class Engine:
     def set_tun(self, int fd, int mtu_bytes):
         check(c.jv_engine_set_tun(self._e, fd, mtu_bytes), "set TUN device")
 
-    def set_inner(self, address):
-        """Our own inner address (ipaddress), from which inner senders are told of undeliverable packets."""
-        packed = address.packed
-        check(c.jv_engine_set_inner(self._e, 4 if len(packed) == 4 else 6, packed), "set inner address")
-
     # --- sessions
 
     def add_session(self):
@@ -428,16 +423,6 @@ cdef class Engine:
     @property
     def idle_paths(self):
         return c.jv_engine_idle_paths(self._e)
-
-    def probe_mtu(self, uint32_t slot, uint8_t path_id, uint16_t inner_bytes, uint64_t now_ns):
-        """Ask whether the path carries inner packets of this size: EVENT_PMTU after one answer or three losses.
-        False while another such question of the session is open."""
-        cdef int result = c.jv_engine_probe_mtu(self._e, slot, path_id, inner_bytes, now_ns)
-        return result != -EBUSY and check(result, "probe path MTU") == 0
-
-    def set_path_mtu(self, uint32_t slot, uint8_t path_id, uint16_t inner_bytes):
-        """Answer larger inner packets with Packet Too Big while this path is bound; 0 = no limit of its own."""
-        check(c.jv_engine_set_path_mtu(self._e, slot, path_id, inner_bytes), "set path MTU")
 
     def duplicate(self, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns, uint64_t now_ns):
         """Send data of the bound one of two paths on the other too, at most 2 s in any 10; `until_ns` not after now

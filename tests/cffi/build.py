@@ -68,7 +68,7 @@ struct jv_ip {
 int jv_ip_parse(const uint8_t *p, size_t len, struct jv_ip *out);
 uint32_t jv_checksum_add(uint32_t sum, const void *data, size_t len);
 uint16_t jv_checksum_fold(uint32_t sum);
-size_t jv_icmp_reply(int kind, const uint8_t *p, size_t len, const uint8_t *source, uint32_t mtu, uint8_t *out);
+size_t jv_icmp_reply(int kind, const uint8_t *p, size_t len, uint32_t mtu, uint8_t *out);
 """
 
 SOURCE = """

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any, Final
 
@@ -318,6 +319,15 @@ def test_status_as_json_and_as_text(machine: Machine) -> None:
         assert document["public_key"] in text
         assert "\x1b" not in text
         assert machine.jvpn("status", "-i", "jvpn9").returncode == DaemonUnreachable.exit_code
+
+
+def test_who_asks_for_an_address_of_no_peer_is_told_at_once(machine: Machine) -> None:
+    """The kernel must believe the tunnel's own ICMP message: it comes in the name of the address asked for."""
+    with machine.gateway():
+        (device,) = [line for line in machine.namespace.ip("-br", "addr").splitlines() if "jvpn0" in line]
+        nobody = ip_interface(device.split()[2]).network[-2]
+        asked = machine.namespace.run(["ping", "-n", "-c", "1", "-W", "5", str(nobody)], check=False)
+        assert (asked.returncode, "Destination Host Unreachable" in asked.stdout) == (1, True), asked.stdout
 
 
 def test_doctor_finds_nothing_that_is_missing(machine: Machine) -> None:

@@ -103,6 +103,7 @@ EXAMPLES: tuple[inp.Input, ...] = (
     inp.PathSuspected(1),
     inp.PathMissed(1, 3, S),
     inp.PathAnswered(1),
+    inp.PathCarries(1, 1_280, True),
     LOSSY,
     inp.PeerBinding(1, 1),
     request(2, 1, 1),

@@ -51,14 +51,6 @@ JV_API void jv_engine_set_probe_budget(struct jv_engine *e, uint32_t per_s);
 JV_API uint64_t jv_engine_idle_interval(const struct jv_engine *e);
 JV_API uint32_t jv_engine_idle_paths(const struct jv_engine *e);
 
-/* Whether this path carries inner packets of that size: up to three padded probes, then JV_EVENT_PMTU. One at
- * a time per session (EBUSY). EINVAL: under 576 or over 65,000. */
-JV_API int jv_engine_probe_mtu(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes,
-                               uint64_t now_ns);
-/* Larger inner packets are answered with Packet Too Big; 0 = no limit of its own. IPv4 without DF passes: the
- * outer datagram may be fragmented. */
-JV_API int jv_engine_set_path_mtu(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint16_t inner_bytes);
-
 /* Data of one of the two paths, whichever is bound, goes out on the other too. EAGAIN within 10 s of the last
  * beginning; until_ns is cut to 2 s from now. until_ns <= now_ns ends it, whatever the paths. */
 JV_API int jv_engine_duplicate(struct jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b,

@@ -58,7 +58,7 @@ enum jv_event_kind {
     JV_EVENT_ANSWERED = 9,      /* reason = answers in a row */
     JV_EVENT_MEASURED = 10,     /* data = struct jv_measured */
     JV_EVENT_PEER_BINDING = 11, /* path_id and value = epoch: what the other end says is bound */
-    JV_EVENT_PMTU = 12,         /* value = inner bytes asked for, reason = 1 if they got through */
+    JV_EVENT_PMTU = 12, /* value = inner bytes it carries, reason = 1 if that is less than the tunnel's MTU */
     /* Of one socket: value = its id, reason = errno of this host's own kernel; at most ten a second each. No
      * session: slot = JV_SESSION_NONE. */
     JV_EVENT_SOCKET_ERROR = 13,
@@ -135,9 +135,6 @@ JV_API int jv_engine_stats(struct jv_engine *e, uint32_t slot, struct jv_session
 JV_API int jv_engine_add_route(struct jv_engine *e, const struct jv_prefix *prefix,
                                uint32_t slot) JV_WARN_UNUSED;
 JV_API int jv_engine_remove_route(struct jv_engine *e, const struct jv_prefix *prefix, uint32_t slot);
-/* Our own address inside the tunnel (4 or 16 bytes), from which inner senders are told of undeliverable
- * packets. */
-JV_API int jv_engine_set_inner(struct jv_engine *e, int family, const uint8_t *address);
 
 /* Pumps. Return how many datagrams or packets were taken, or a negative errno of the descriptor. */
 JV_API int jv_engine_pump_udp(struct jv_engine *e, int socket_id, uint64_t now_ns) JV_WARN_UNUSED;

@@ -44,12 +44,12 @@ enum jv_icmp_kind {
     JV_ICMP_ADMIN,        /* ICMPv4 3/13 (RFC 1812), ICMPv6 1/1 administratively prohibited */
 };
 
-/* Builds the answer to the packet p[0..len) into out (JV_ICMP_BYTES_MAX), from the tunnel's own inner address
- * of the packet's version (source: 4 or 16 bytes). Returns its length, or 0 where an answer is forbidden: the
- * packet is malformed, an ICMP error itself, a later fragment, to or from multicast, broadcast or unspecified
- * addresses (RFC 1122 §3.2.2, RFC 4443 §2.4 e), or IPv4 without DF for TOO_BIG. mtu counts for TOO_BIG only.
- * Rate limits are the caller's. */
-JV_API size_t jv_icmp_reply(enum jv_icmp_kind kind, const uint8_t *p, size_t len, const uint8_t *source,
-                            uint32_t mtu, uint8_t *out) JV_NONNULL JV_WARN_UNUSED;
+/* Builds the answer to the packet p[0..len) into out (JV_ICMP_BYTES_MAX). It comes in the name of the
+ * packet's destination: a host refuses what arrives from its own address, and ours is one of its own. Returns
+ * its length, or 0 where an answer is forbidden: the packet is malformed, an ICMP error itself, a later
+ * fragment, to or from multicast, broadcast or unspecified addresses (RFC 1122 §3.2.2, RFC 4443 §2.4 e), or
+ * IPv4 without DF for TOO_BIG. mtu counts for TOO_BIG only. Rate limits are the caller's. */
+JV_API size_t jv_icmp_reply(enum jv_icmp_kind kind, const uint8_t *p, size_t len, uint32_t mtu,
+                            uint8_t *out) JV_NONNULL JV_WARN_UNUSED;
 
 #endif

@@ -100,6 +100,7 @@ struct jv_path {
     uint32_t rtt_samples, jitter_samples, last_rtt_us;
     uint8_t level[3]; /* loss, latency, jitter: 0 below exit, 1 between, 2 above enter */
     uint8_t points, point_last;
+    bool mtu_wanted;             /* its size is to be asked for */
     struct jv_endpoint previous; /* where it was before it moved: still allowed to be challenged */
     struct jv_loss_point now;    /* at the newest answer */
     struct jv_loss_point point[JV_LOSS_POINTS];
@@ -142,12 +143,15 @@ struct jv_recent {
     uint32_t local_index;
 };
 
+/* The search for what one path carries, one at a time per session. */
 struct jv_pmtu {
-    uint64_t due_ns; /* 0 = none runs */
+    uint64_t due_ns;   /* the probe that is out is lost then, 0 = no search runs */
+    uint64_t again_ns; /* the bound path is asked again then, 0 = with the next packet after idleness */
     uint64_t seq;
-    uint16_t size_bytes;
+    uint16_t size_bytes;            /* that is asked for */
+    uint16_t good_bytes, bad_bytes; /* the largest that passed (0 = none), the smallest that did not */
     uint8_t path_id;
-    uint8_t sends;
+    uint8_t sends; /* of this size */
 };
 
 struct jv_paths {

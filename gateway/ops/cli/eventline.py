@@ -152,6 +152,11 @@ def _path(body: Body) -> str:
     return f"path {body.get('path_id')}  {move}  {body.get('transport', '')}"
 
 
+def _mtu(body: Body) -> str:
+    limited = "" if body.get("limited") else ", as much as the tunnel"
+    return f"path {body.get('path_id')}  carries {body.get('inner_bytes')} bytes{limited}  {body.get('transport', '')}"
+
+
 def _created(body: Body) -> str:
     kind = "stock" if body.get("stock") else "jump"
     return f"peer {body.get('peer')}  {kind}  as {str(body.get('role', '')).lower()}  {body.get('transport', '')}"
@@ -179,6 +184,7 @@ _NAMES: Final = {
     "TRANSPORT_SWITCH_DENIED": "DENIED",
     "TRANSPORT_DEAD": "PATH DEAD",
     "PATH_CHANGE": "PATH",
+    "PATH_MTU": "PATH MTU",
     "VOLATILITY_SIGNAL": "SIGNAL",
     "REATTACH_ATTEMPT": "ATTEMPT",
     "REATTACH_RESULT": "RESULT",
@@ -197,6 +203,7 @@ _TEXTS: Final[Mapping[str, Callable[[Body], str]]] = {
     "TRANSPORT_SWITCH_DENIED": _denied,
     "TRANSPORT_DEAD": _dead,
     "PATH_CHANGE": _path,
+    "PATH_MTU": _mtu,
     "VOLATILITY_SIGNAL": _signal,
     "REATTACH_ATTEMPT": _attempt,
     "REATTACH_RESULT": _result,

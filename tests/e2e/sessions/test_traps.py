@@ -168,10 +168,6 @@ def test_nebula_traffic_on_another_path_keeps_no_dead_path_alive(make_bed: MakeB
     bed.client.wait_settled()
 
 
-@pytest.mark.xfail(
-    reason="not built yet: the data plane can measure a path's MTU and keep to it, but nothing asks for it; "
-    "a path that swallows large packets is left by its loss instead",
-)
 @pytest.mark.parametrize("mtu_bytes", [1400, 1300])
 def test_iroh_a_size_learned_on_one_path_blackholes_no_other(make_bed: MakeBed, mtu_bytes: int) -> None:
     """The standby swallows large packets: it is used with what it carries, and transfers go on over it."""

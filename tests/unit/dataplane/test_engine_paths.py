@@ -162,15 +162,12 @@ def test_silence_is_reported(pair: Pair) -> None:
     assert all(150 * NS_PER_MS <= span_ns <= NS_PER_S + 200 * NS_PER_MS for _, span_ns in missed)
 
 
-def test_path_mtu(pair: Pair) -> None:
+def test_a_path_that_carries_everything_has_no_limit_and_is_no_news(pair: Pair) -> None:
     client = pair.client
-    assert client.engine.probe_mtu(client.slot, 1, 1400, pair.now_ns)
-    assert not client.engine.probe_mtu(client.slot, 1, 1300, pair.now_ns)
-    pair.run(10 * NS_PER_MS)
-    event = client.last(dp.EVENT_PMTU)
-    assert (event.path_id, event.value, event.reason) == (1, 1400, 1)
-    client.engine.set_path_mtu(client.slot, 1, 1300)
-    assert client.engine.path_stats(client.slot, 1, pair.now_ns)["mtu_bytes"] == 1300
+    client.engine.set_liveness(client.slot, 100 * NS_PER_MS, pair.now_ns)
+    pair.run(500 * NS_PER_MS)
+    assert client.engine.path_stats(client.slot, 1, pair.now_ns)["mtu_bytes"] == 0
+    assert dp.EVENT_PMTU not in [event.kind for event in client.events]
 
 
 def test_what_cannot_be_sent_is_false_and_what_cannot_be_is_an_error(pair: Pair) -> None:
