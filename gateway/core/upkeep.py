@@ -56,11 +56,11 @@ def suspect(s: Session, turn: Turn, path: Path | None) -> None:
         _duplicate(s, turn, path)
 
 
-def _duplicate(s: Session, turn: Turn, path: Path) -> None:
+def _duplicate(s: Session, turn: Turn, path: Path | None) -> None:
     now = turn.now_ns
     free = not s.duplicated_ns or now - s.duplicated_ns >= liveness.DUPLICATE_EVERY_NS
     spare = [p for p in forced_targets(s, now, unbound=False) if p.has(VALIDATED)]
-    if free and spare:
+    if free and spare and path is not None:
         s.duplicated_ns = now
         until = now + liveness.DUPLICATE_MAX_NS
         turn.effects.append(fx.DuplicateTraffic(path.path_id, spare[0].path_id, until))
@@ -176,6 +176,8 @@ def on_peer_binding(s: Session, turn: Turn, seen: inp.PeerBinding) -> None:
         s.differs_ns = 0
     elif not s.differs_ns:
         s.differs_ns = turn.now_ns
+        if s.role is Role.CLIENT and s.bound_id and not s.peer_bound:
+            _duplicate(s, turn, s.active)  # it hears nothing from here on that path
 
 
 # --- keys --------------------------------------------------------------------------------------------------------

@@ -392,6 +392,18 @@ def test_duplication_stops_when_the_path_answers() -> None:
     assert [e.until_ns for e in effects(turn, fx.DuplicateTraffic)] == [T0 + 50 * MS]
 
 
+def test_a_client_that_is_told_of_no_binding_sends_on_both_paths_at_once() -> None:
+    """The gateway hears nothing there: the copy is through a round trip before the request's answer."""
+    s = attached(Role.CLIENT)
+    turn = driver.receive(s, inp.SwitchAdvice(Reason.NOT_BOUND, 0), T0 + S)
+    assert [(e.path_id, e.standby_id) for e in effects(turn, fx.DuplicateTraffic)] == [(1, 2)]
+    assert rows(turn) == []
+    again = driver.receive(s, inp.SwitchAdvice(Reason.NOT_BOUND, 0), T0 + S + 1)
+    assert effects(again, fx.DuplicateTraffic) == []
+    elsewhere = driver.receive(attached(Role.CLIENT), inp.PeerBinding(1, 2), T0 + S)
+    assert effects(elsewhere, fx.DuplicateTraffic) == []
+
+
 def test_away_from_attached_every_measurement_is_asked_for() -> None:
     s = attached(Role.CLIENT, paths=1)
     turn = driver.receive(s, replace(GOOD, loss_ppm=200_000, lost=20), T0 + 1)
