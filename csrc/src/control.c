@@ -172,18 +172,19 @@ static bool seals_control(const struct jv_engine *e, const struct jv_keypair *kp
     return jv_tx_usable(e, kp) && kp->control;
 }
 
-/* We said HELLO under it and no WELCOME has come. */
-static bool unanswered(const struct jv_keypair *kp) {
-    return kp && kp->initiator && kp->hold && !kp->confirmed;
+/* We said HELLO under it and no WELCOME has come, or the peer's first message under it has not. */
+static bool unproven(const struct jv_keypair *kp) {
+    return kp && !kp->confirmed && (kp->hold || !kp->initiator);
 }
 
-/* A client's fresh keypair carries control from its WELCOME on (protocol.md §3); the one before, until then.
+/* A client's fresh keypair carries control from its WELCOME on (protocol.md §3); one before it, until then.
  */
 struct jv_keypair *jv_control_key(const struct jv_engine *e, const struct jv_session *s) {
-    const struct jv_keypair *kp = s->current;
-    if (unanswered(kp) && !unanswered(s->previous) && seals_control(e, s->previous))
-        return s->previous;
-    return seals_control(e, kp) ? s->current : NULL;
+    struct jv_keypair *const before[] = {s->previous, s->older};
+    for (size_t i = 0; unproven(s->current) && i < JV_ARRAY_LEN(before); i++)
+        if (!unproven(before[i]) && seals_control(e, before[i]))
+            return before[i];
+    return seals_control(e, s->current) ? s->current : NULL;
 }
 
 static int send_datagram(struct jv_engine *e, struct jv_path *path, const struct jv_endpoint *to,

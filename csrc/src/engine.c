@@ -249,6 +249,7 @@ int jv_engine_stats(struct jv_engine *e, uint32_t slot, struct jv_session_stats 
         .has_current = s->current,
         .has_next = s->next,
         .has_previous = s->previous,
+        .has_older = s->older,
         .staged = s->stage_count,
     };
     return 0;

@@ -80,7 +80,7 @@ static void on_proven(struct jv_engine *e, const struct jv_arrival *a) {
 /* The initiator renews a key that could expire before the next packet gives it another chance (§6.2). */
 static bool rekey_on_receive(const struct jv_engine *e, const struct jv_keypair *kp) {
     const struct jv_limits *l = &e->limits;
-    return kp->initiator &&
+    return kp && kp->initiator &&
            e->now_ns - kp->birth_ns > l->reject_after_ns - l->keepalive_ns - l->rekey_timeout_ns;
 }
 
@@ -162,6 +162,7 @@ void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data) {
     const bool was_next = a->kp == s->next;
     if (was_next)
         on_proven(e, a);
+    a->kp->heard_ns = e->now_ns; /* after it: the rotation asks what was heard before */
     if (a->path)
         jv_path_heard(a->path, e->now_ns);
     if (!known_address(a) && !(was_next && !s->paths))
@@ -169,7 +170,7 @@ void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data) {
     s->rx_packets++;
     s->rx_bytes += a->bytes;
     jv_clock_received(e, s, data);
-    if (rekey_on_receive(e, a->kp))
+    if (rekey_on_receive(e, s->current))
         jv_engine_want(e, s, JV_WANTED_REKEY);
 }
 

@@ -126,6 +126,8 @@ struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index
         return s->next;
     if (s->previous && s->previous->local_index == index)
         return s->previous;
+    if (s->older && s->older->local_index == index)
+        return s->older;
     return NULL;
 }
 
@@ -167,25 +169,46 @@ static struct jv_keypair *keypair_new(const struct jv_table *t, const struct jv_
     return kp;
 }
 
-/* The initiator may send at once. An unconfirmed `next` is newer than current, so it is the one kept for
- * receiving. */
-static void rotate_initiator(struct jv_session *s, struct jv_keypair *fresh) {
-    keypair_free(&s->previous);
-    if (s->next) {
-        s->previous = s->next;
-        s->next = NULL;
-        keypair_free(&s->current);
-    } else {
-        s->previous = s->current;
-    }
-    s->current = fresh;
+static uint64_t heard_ns(const struct jv_keypair *kp) {
+    return kp ? kp->heard_ns : 0;
 }
 
-/* The responder waits for proof that the initiator has the keys; until then current goes on sealing. */
+/* A keypair without a place any more. It stays open as `older` if it comes of a handshake that crossed and
+ * the peer was heard under it later than under the one that stays: that is what the peer seals with. */
+static void retire(struct jv_session *s, struct jv_keypair *kp, const struct jv_keypair *stays) {
+    if (!kp || !kp->crossed || heard_ns(kp) <= heard_ns(stays)) {
+        keypair_free(&kp);
+        return;
+    }
+    keypair_free(&s->older);
+    s->older = kp;
+}
+
+/* `fresh` seals from now on, what sealed before falls back. With a `next` that is not the fresh one both
+ * sides have begun at once: the peer may already seal with that one, and goes on with what it had until then.
+ */
+static void take_over(struct jv_session *s, struct jv_keypair *fresh) {
+    struct jv_keypair *const crossed = s->next != fresh ? s->next : NULL;
+    struct jv_keypair *const previous = s->previous, *const last = s->current;
+    struct jv_keypair *older = s->older;
+    s->current = fresh;
+    s->previous = crossed ? crossed : last;
+    s->older = crossed ? last : NULL;
+    s->next = NULL;
+    keypair_free(&older); /* two rotations ago: the peer has long moved on */
+    retire(s, previous, last);
+    if (crossed)
+        crossed->crossed = true;
+}
+
+/* The responder waits for proof that the initiator has the keys; until then current goes on sealing, and
+ * whatever the peer seals with is still opened. A held one that was proven is in use as well. */
 static void rotate_responder(struct jv_session *s, struct jv_keypair *fresh) {
-    keypair_free(&s->next);
-    keypair_free(&s->previous);
+    struct jv_keypair *const before = s->next;
     s->next = fresh;
+    if (before)
+        before->crossed = true;
+    retire(s, before, s->current);
 }
 
 int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv_keys *keys,
@@ -194,7 +217,7 @@ int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv
     if (!fresh)
         return -ENOMEM;
     if (keys->initiator) {
-        rotate_initiator(s, fresh);
+        take_over(s, fresh); /* the initiator may send at once */
         s->latest_handshake_ns = now_ns;
     } else {
         rotate_responder(s, fresh);
@@ -204,10 +227,7 @@ int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv
 }
 
 void jv_session_confirm(struct jv_session *s, uint64_t now_ns) {
-    keypair_free(&s->previous);
-    s->previous = s->current;
-    s->current = s->next;
-    s->next = NULL;
+    take_over(s, s->next);
     s->latest_handshake_ns = now_ns;
     s->wanted = false;
 }
@@ -216,6 +236,7 @@ void jv_session_erase(struct jv_session *s) {
     keypair_free(&s->current);
     keypair_free(&s->next);
     keypair_free(&s->previous);
+    keypair_free(&s->older);
 }
 
 static void wipe_unless(struct jv_keypair **kp, uint32_t index) {
@@ -227,6 +248,7 @@ void jv_session_keep_only(struct jv_session *s, uint32_t index) {
     wipe_unless(&s->current, index);
     wipe_unless(&s->next, index);
     wipe_unless(&s->previous, index);
+    wipe_unless(&s->older, index);
     if (!s->current && s->next && s->next->confirmed) {
         s->current = s->next;
         s->next = NULL;

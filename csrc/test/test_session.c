@@ -53,12 +53,81 @@ static void responder_waits_for_proof(void) {
     jv_table_free(t);
 }
 
-static void crossing_handshakes_keep_the_unconfirmed_one(void) {
+static void hear(struct jv_session *s, uint32_t index, uint64_t now_ns) {
+    struct jv_keypair *kp = jv_session_keypair(s, index);
+    CHECK(kp != NULL);
+    if (kp == s->next)
+        jv_session_confirm(s, now_ns);
+    if (kp)
+        kp->heard_ns = now_ns;
+}
+
+static void crossing_handshakes_keep_what_the_peer_may_seal_with(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t oldest = install(t, s, true, 5), old = install(t, s, true, 10);
+    hear(s, oldest, 11);
+    const uint32_t theirs = install(t, s, false, 20), ours = install(t, s, true, 21);
+    CHECK(s->current->local_index == ours && s->previous->local_index == theirs && !s->next);
+    CHECK(s->older->local_index == old && jv_session_keypair(s, old) == s->older);
+    CHECK(jv_session_keypair(s, oldest) == NULL);
+    jv_table_free(t);
+}
+
+/* Each end seals under its own; the next handshake, of either side, leaves what the other seals with. */
+static void rings_that_diverged_survive_the_next_rekey(void) {
+    for (int initiator = 0; initiator <= 1; initiator++) {
+        struct jv_table *t = new_table(4);
+        struct jv_session *s = jv_table_add(t);
+        const uint32_t theirs = install(t, s, false, 20), ours = install(t, s, true, 21);
+        hear(s, theirs, 22);
+        const uint32_t third = install(t, s, initiator, 30);
+        hear(s, third, 31);
+        CHECK(s->current->local_index == third && s->previous->local_index == ours);
+        CHECK(s->older && s->older->local_index == theirs);
+        const uint32_t fourth = install(t, s, true, 40);
+        CHECK(s->current->local_index == fourth && s->previous->local_index == third && !s->older);
+        jv_table_free(t);
+    }
+}
+
+static void diverged_rings_survive_another_crossing(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t theirs = install(t, s, false, 20);
+    (void)install(t, s, true, 21);
+    hear(s, theirs, 22);
+    const uint32_t next = install(t, s, false, 30), ours = install(t, s, true, 31);
+    CHECK(s->current->local_index == ours && s->previous->local_index == next);
+    CHECK(s->older->local_index == theirs);
+    jv_table_free(t);
+}
+
+/* The first message of a held keypair has come, its HELLO has not, and the peer begins again. */
+static void a_proven_next_is_not_lost_to_a_newer_one(void) {
     struct jv_table *t = new_table(4);
     struct jv_session *s = jv_table_add(t);
     (void)install(t, s, true, 10);
-    const uint32_t theirs = install(t, s, false, 20), ours = install(t, s, true, 21);
-    CHECK(s->current->local_index == ours && s->previous->local_index == theirs && !s->next);
+    (void)install(t, s, false, 20);
+    const uint32_t proven = install(t, s, false, 25);
+    CHECK(!s->older); /* nothing ever came under the one before it */
+    s->next->heard_ns = 26;
+    const uint32_t newest = install(t, s, false, 30);
+    CHECK(s->next->local_index == newest && s->older->local_index == proven);
+    jv_table_free(t);
+}
+
+static void an_older_keypair_goes_with_the_others(void) {
+    struct jv_table *t = new_table(4);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t old = install(t, s, true, 10);
+    (void)install(t, s, false, 20);
+    (void)install(t, s, true, 21);
+    CHECK(s->older->local_index == old);
+    jv_session_keep_only(s, old);
+    CHECK(s->older && !s->current && !s->previous && !s->next);
+    jv_session_erase(s);
+    CHECK(!s->older && jv_session_keypair(s, old) == NULL);
     jv_table_free(t);
 }
 
@@ -93,7 +162,11 @@ static void the_table_is_bounded(void) {
 int main(void) {
     RUN(initiator_seals_at_once);
     RUN(responder_waits_for_proof);
-    RUN(crossing_handshakes_keep_the_unconfirmed_one);
+    RUN(crossing_handshakes_keep_what_the_peer_may_seal_with);
+    RUN(rings_that_diverged_survive_the_next_rekey);
+    RUN(diverged_rings_survive_another_crossing);
+    RUN(a_proven_next_is_not_lost_to_a_newer_one);
+    RUN(an_older_keypair_goes_with_the_others);
     RUN(an_index_is_good_for_one_keypair);
     RUN(the_table_is_bounded);
     return failures();

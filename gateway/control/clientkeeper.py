@@ -84,6 +84,11 @@ class ClientKeeper(SessionKeeper):
 
     # --- handshakes -------------------------------------------------------------------------------------------
 
+    def goes_first(self, peer: Peer) -> bool | None:
+        """Ours, while the session is bound. In trouble any handshake is welcome: the gateway may have lost its keys."""
+        live = self.sessions.of(peer.slot)
+        return True if live is not None and live.has_paths and live.core.bound_id else None
+
     def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """Our HELLO goes ahead of everything under a keypair of our own. The gateway starts a handshake when it may
         have lost the keys before, so a keypair of our response seals with the first message.

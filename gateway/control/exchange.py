@@ -38,6 +38,9 @@ class Keeper(Protocol):
 
     exchange: Exchange  # set by who makes both
 
+    def goes_first(self, peer: Peer) -> bool | None:
+        """Whose initiation of a rekey wins when two cross: True ours, False the peer's, None: both complete."""
+
     def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """Whether a HELLO comes first under the new keypair (protocol.md §2): nothing is sent ahead of it."""
 
@@ -146,8 +149,13 @@ class Exchange:
         if peer is None:
             self.counters["unknown_peer"] += 1
             return
-        received = opened.verify(peer.keys)
-        response, keys = peer.started(self._timers).accept(
+        received, handshake = opened.verify(peer.keys), peer.started(self._timers)
+        goes_first = self.keeper.goes_first(peer)
+        if goes_first and handshake.crosses(now_ns):
+            handshake.pass_over(now_ns, received)
+            self.counters["crossed"] += 1
+            return
+        response, keys = handshake.accept(
             now_ns,
             received,
             local_index=self._engine.new_index(peer.slot),
@@ -159,6 +167,15 @@ class Exchange:
         self.keeper.answered(now_ns, peer, keys, source)
         self._engine.send(source, response)
         self.counters["responses_sent"] += 1
+        if goes_first is False:
+            self._yield(now_ns, peer)
+
+    def _yield(self, now_ns: int, peer: Peer) -> None:
+        """The peer's initiation wins. If it comes to nothing, whoever wants a key asks again after REKEY_TIMEOUT."""
+        if peer.handshake is not None and peer.handshake.cancel() is not None:
+            self.counters["yielded"] += 1
+        if peer.wanted or peer.renews:
+            self._arm(peer, now_ns + self._timers.rekey_timeout_ns + self._jitter_ns())
 
     def _response(self, now_ns: int, message: bytes, source: Endpoint) -> None:
         peer = self._addressee(message)
@@ -190,8 +207,8 @@ class Exchange:
     def _completed(self, peer: Peer) -> None:
         self.counters["completed"] += 1
         if peer.handshake is not None:
-            peer.handshake.cancel()  # of two that crossed one is enough
-        peer.wanted = False
+            peer.handshake.completed()
+        peer.wanted = peer.renews = False
         peer.deadline_ns = None
         self.on_complete(peer)
 
@@ -205,10 +222,36 @@ class Exchange:
             self._arm(peer, peer.not_before_ns)
         elif handshake.pending_index is not None:
             handshake.restart_attempt(now_ns)
+        elif (until_ns := self._waits_until_ns(now_ns, peer)) is not None:
+            self._arm(peer, until_ns)
         elif handshake.may_initiate(now_ns):
             self._initiate(now_ns, peer)
         else:
             self._arm(peer, now_ns + self._timers.rekey_timeout_ns)
+
+    def rekey(self, now_ns: int, peer: Peer, to: Endpoint | None) -> None:
+        """Renew the keys of a living session: one initiation to an address or to where the peer is, repeated until
+        there is a new key.
+
+        At the pace of a session rather than every 5 s: a policy may spend a key within a second.
+        """
+        peer.renews = True
+        until_ns = self._waits_until_ns(now_ns, peer)
+        if until_ns is None:
+            self.initiate_to(now_ns, peer, to)
+        if peer.deadline_ns is None:
+            self._arm(peer, until_ns or now_ns + self._timers.rekey_timeout_ns)
+
+    def _waits_until_ns(self, now_ns: int, peer: Peer) -> int | None:
+        """Until when the peer may finish its own handshake before we begin one: two that cross cost a stock peer the
+        packets on their way. Without a usable key nothing is on its way and nobody waits.
+        """
+        return peer.started(self._timers).waits_until_ns(now_ns) if self.has_key(now_ns, peer) else None
+
+    def has_key(self, now_ns: int, peer: Peer) -> bool:
+        """Whether a keypair of this peer can still seal."""
+        birth_ns = self._engine.stats(peer.slot)["key_birth_ns"]
+        return bool(birth_ns) and now_ns - birth_ns < self._timers.reject_after_time_ns
 
     def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
         """The first packet under the keys of our response: the peer has them too (§5.4.6)."""
@@ -225,13 +268,18 @@ class Exchange:
     # --- our own initiations and time -------------------------------------------------------------------------
 
     def _initiate(self, now_ns: int, peer: Peer) -> None:
-        """Start or repeat an attempt towards the peer's endpoint; without one the waiting packets are dropped."""
+        """Start or repeat an attempt towards the peer's endpoint. Without one the waiting packets are dropped, unless
+        there is a key: then they wait for the session to bind a path, and so does the rekey.
+        """
         to = self._engine.endpoint(peer.slot)
-        if to is None:
-            self.counters["no_endpoint"] += 1
-            self._give_up(peer)
+        if to is not None:
+            self._send_initiation(now_ns, peer, to)
             return
-        self._send_initiation(now_ns, peer, to)
+        self.counters["no_endpoint"] += 1
+        if self.has_key(now_ns, peer):
+            self._arm(peer, now_ns + self._timers.rekey_timeout_ns)
+        else:
+            self._give_up(peer)
 
     def _send_initiation(self, now_ns: int, peer: Peer, to: Endpoint, after_ns: int | None = None) -> None:
         handshake = peer.started(self._timers)
@@ -253,7 +301,7 @@ class Exchange:
     def _give_up(self, peer: Peer) -> None:
         if peer.handshake is not None:
             peer.handshake.cancel()
-        peer.wanted = False
+        peer.wanted = peer.renews = False
         peer.deadline_ns = None
         self._engine.gave_up(peer.slot)
 
@@ -284,8 +332,10 @@ class Exchange:
         if due is Due.GIVE_UP:
             self.counters["gave_up"] += 1
             self._give_up(peer)
-        elif not peer.wanted:
+        elif not (peer.wanted or peer.renews):
             handshake.cancel()  # only a new address was asked, and nobody needs a key
+        elif (until_ns := self._waits_until_ns(now_ns, peer)) is not None:
+            self._arm(peer, until_ns)
         elif handshake.may_initiate(now_ns):
             self.counters["retries"] += 1
             self.on_retry(peer)

@@ -22,8 +22,6 @@ class GatewayKeeper(SessionKeeper):
     """See reception.py for what a handshake and a HELLO mean."""
 
     direction = fr.Direction.TO_GATEWAY
-    # The client renews keys; the gateway only where the client does not, after three of the client's looks.
-    key_patience_ns = 3_000_000_000
 
     def __init__(
         self, engine: dp.Engine, sink: Sink, policy: Policy, random_bytes: Callable[[int], bytes]
@@ -36,6 +34,11 @@ class GatewayKeeper(SessionKeeper):
     def policy_of(self, peer: Peer) -> Policy:
         """The process's policy with the peer's roaming."""
         return self._policies[Roaming(peer.config.roaming)]
+
+    def goes_first(self, peer: Peer) -> bool | None:
+        """The client's, in a jump session."""
+        live = self.sessions.of(peer.slot)
+        return False if live is not None and live.has_paths else None
 
     def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """A jump session seals under its previous keypair until the HELLO has shown whose the new one is.

@@ -28,17 +28,19 @@ class SessionKeeper:
 
     exchange: Exchange
     direction: fr.Direction
-    # How long this end leaves a reached packet or byte limit to the other one. Two rekeys at once would cross.
-    key_patience_ns = 0
 
     def __init__(self, engine: dp.Engine, sink: Sink, random_bytes: Callable[[int], bytes]) -> None:
         self.engine = engine
         self.sessions = Sessions(engine, sink, random_bytes)
         self.sessions.on_handshake = self._handshake
+        self.sessions.on_rekey = self._rekey
         self.counters: Counter[str] = Counter()
 
     def _handshake(self, now_ns: int, live: Live, to: dp.Endpoint | None) -> None:
         self.exchange.initiate_to(now_ns, live.peer, to)
+
+    def _rekey(self, now_ns: int, live: Live, to: dp.Endpoint | None) -> None:
+        self.exchange.rekey(now_ns, live.peer, to)
 
     # --- frames -----------------------------------------------------------------------------------------------
 
@@ -88,9 +90,7 @@ class SessionKeeper:
         ):
             return
         packets, size_bytes = live.key_use.busier_direction(self.engine.stats(live.slot))
-        if packets < policy.rekey_after_packets and not 0 < policy.rekey_after_bytes <= size_bytes:
-            return
-        if now_ns - live.key_use.limit_reached(now_ns) >= self.key_patience_ns:
+        if packets >= policy.rekey_after_packets or 0 < policy.rekey_after_bytes <= size_bytes:
             self.sessions.feed(now_ns, live, inp.KeyUsage(packets, size_bytes))
 
     def socket_failed(self, now_ns: int, socket_id: int, error: int) -> None:

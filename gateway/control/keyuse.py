@@ -12,12 +12,11 @@ if TYPE_CHECKING:
 class KeyUse:
     """What the current keypair of one session has carried, told from the totals of the data plane."""
 
-    __slots__ = ("birth_ns", "limit_ns", "start")
+    __slots__ = ("birth_ns", "start")
 
     def __init__(self) -> None:
         self.birth_ns = 0  # of the keypair that the others belong to
         self.start = (0, 0, 0, 0)  # packets sent, packets received, bytes sent, bytes received before it
-        self.limit_ns: int | None = None  # when it was first seen past a limit
 
     def busier_direction(self, stats: SessionStats) -> tuple[int, int]:
         """Packets and bytes under the current keypair, each of the direction that carried more.
@@ -26,12 +25,6 @@ class KeyUse:
         """
         totals = stats["tx_packets"], stats["rx_packets"], stats["tx_bytes"], stats["rx_bytes"]
         if stats["key_birth_ns"] != self.birth_ns:
-            self.birth_ns, self.start, self.limit_ns = stats["key_birth_ns"], totals, None
+            self.birth_ns, self.start = stats["key_birth_ns"], totals
         tx, rx, tx_bytes, rx_bytes = (now - then for now, then in zip(totals, self.start, strict=True))
         return max(tx, rx), max(tx_bytes, rx_bytes)
-
-    def limit_reached(self, now_ns: int) -> int:
-        """When this keypair was first seen past a limit: now, unless it was before."""
-        if self.limit_ns is None:
-            self.limit_ns = now_ns
-        return self.limit_ns

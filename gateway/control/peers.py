@@ -56,6 +56,7 @@ class Peer:
         "handshake",
         "keys",
         "not_before_ns",
+        "renews",
         "roam",
         "slot",
         "takeovers",
@@ -68,6 +69,7 @@ class Peer:
         self.slot = slot
         self.handshake: PeerHandshake | None = None
         self.wanted = False  # the data plane waits for a key
+        self.renews = False  # its session has begun a rekey
         self.deadline_ns: int | None = None  # of its one entry in the queue of timers
         self.roam: Roam | None = None  # of a tunnel without sessions
         self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first

@@ -31,6 +31,10 @@ class Roaming:
         self._engine = engine
         self.moved = 0
 
+    def goes_first(self, peer: Peer) -> bool | None:
+        """A stock peer knows no tie-break."""
+        return None
+
     def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """A stock peer confirms a keypair with any message."""
         return False

@@ -116,6 +116,8 @@ class Sessions:
         self.on_persist: Callable[[int, Live], None] = lambda now_ns, live: None
         # The exchange's part: one initiation, on a path or to an address.
         self.on_handshake: Callable[[int, Live, Endpoint | None], None] = lambda now_ns, live, to: None
+        # The same for new keys, repeated until they are there.
+        self.on_rekey: Callable[[int, Live, Endpoint | None], None] = lambda now_ns, live, to: None
         self._apply: Final[dict[type[fx.Effect], Callable[[int, Live, Any], None]]] = {
             fx.SwitchBinding: self._switch_binding,
             fx.ClearBinding: self._clear_binding,
@@ -392,7 +394,8 @@ class Sessions:
             self.on_handshake(now_ns, live, to)
 
     def _start_rekey(self, now_ns: int, live: Live, effect: fx.StartRekey) -> None:
-        self.on_handshake(now_ns, live, live.addresses.get(self._on_path(live, effect.path_id)))
+        self.on_rekey(now_ns, live, live.addresses.get(self._on_path(live, effect.path_id)))
 
     def _erase_keys(self, now_ns: int, live: Live, effect: fx.EraseKeys) -> None:
+        live.peer.renews = False
         self._engine.erase_keys(live.slot, live.keep_index)

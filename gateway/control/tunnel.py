@@ -176,8 +176,7 @@ class Tunnel:
 
     def has_key(self, peer: Peer) -> bool:
         """Whether a keypair of this peer can still seal."""
-        birth_ns = self.engine.stats(peer.slot)["key_birth_ns"]
-        return bool(birth_ns) and clock.now_ns() - birth_ns < self.timers.reject_after_time_ns
+        return self.exchange.has_key(clock.now_ns(), peer)
 
     def local_addresses(self) -> list[str]:
         """What the sockets are bound to, as host:port."""

@@ -89,6 +89,7 @@ cdef extern from "jv/engine.h" nogil:
         bint has_current
         bint has_next
         bint has_previous
+        bint has_older
         uint16_t staged
 
     enum:

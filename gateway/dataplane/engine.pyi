@@ -101,6 +101,7 @@ class SessionStats(TypedDict):
     has_current: bool
     has_next: bool
     has_previous: bool
+    has_older: bool
     staged: int
 
 class PathStats(TypedDict):

@@ -67,39 +67,68 @@ def rekey_on_receive(limits: KeyLimits, key: KeyAge, now_ns: int) -> bool:
 
 
 class KeyRing:
-    """Previous, current and next keypair of one peer. A method returns what it retired; its keys are wiped.
+    """Previous, current and next keypair of one peer, and an older one where handshakes have crossed.
 
-    Seal under `current`; open under all three.
+    Seal under `current`; open under all four. A method returns what it retired; its keys are wiped.
     """
 
-    __slots__ = ("current", "next", "previous")
+    __slots__ = ("_crossed", "_heard", "_turn", "current", "next", "older", "previous")
 
     def __init__(self) -> None:
         self.previous: KeyAge | None = None
         self.current: KeyAge | None = None
         self.next: KeyAge | None = None
+        self.older: KeyAge | None = None
+        self._heard: dict[int, int] = {}  # local index -> turn of the last packet under it
+        self._turn = 0
+        # Keypairs that the other end may seal with for as long as they live, whatever we do.
+        self._crossed: set[KeyAge] = set()
 
     def install(self, new: KeyAge) -> tuple[KeyAge, ...]:
         """A handshake completed. The initiator may send at once, the responder waits for the first packet."""
-        if not new.is_initiator:
-            retired = self.next, self.previous
-            self.next, self.previous = new, None
-        elif self.next is not None:
-            # Both sides began at once: the peer may already send under `next`, so that one survives.
-            retired = self.current, self.previous
-            self.previous, self.current, self.next = self.next, new, None
-        else:
-            retired = None, self.previous
-            self.previous, self.current = self.current, new
-        return _present(*retired)
+        if new.is_initiator:
+            return self._take_over(new)
+        before, self.next = self.next, new
+        if before is not None:
+            self._crossed.add(before)
+        return self._retire(before, self.current)
 
     def confirm(self, local_index: int) -> tuple[KeyAge, ...]:
         """A packet authenticated under `local_index`; if that is `next`, the peer has the keys: rotate."""
-        if self.next is None or self.next.local_index != local_index:
-            return ()
-        retired = self.previous
-        self.previous, self.current, self.next = self.current, self.next, None
-        return _present(retired)
+        self._turn += 1
+        retired: tuple[KeyAge, ...] = ()
+        if self.next is not None and self.next.local_index == local_index:
+            retired = self._take_over(self.next)
+        if any(key.local_index == local_index for key in self.held()):
+            self._heard[local_index] = self._turn
+        return retired
+
+    def _take_over(self, fresh: KeyAge) -> tuple[KeyAge, ...]:
+        """With a `next` that is not the fresh one both sides have begun at once: the peer may already seal with that
+        one, and goes on with what it had until then.
+        """
+        crossed = self.next if self.next != fresh else None
+        older, previous, last = self.older, self.previous, self.current
+        self.previous, self.older = (last, None) if crossed is None else (crossed, last)
+        self.current, self.next = fresh, None
+        # Two rotations ago: the peer has long moved on.
+        retired = _present(older) + self._retire(previous, last)
+        if crossed is not None:
+            self._crossed.add(crossed)
+        return retired
+
+    def _retire(self, key: KeyAge | None, stays: KeyAge | None) -> tuple[KeyAge, ...]:
+        """It stays open as `older` if its handshake crossed and the peer was heard under it later than under `stays`:
+        that is what the peer seals with.
+        """
+        if key not in self._crossed or self._heard_at(key) <= self._heard_at(stays):
+            return _present(key)
+        key, self.older = self.older, key
+        return _present(key)
+
+    def _heard_at(self, key: KeyAge | None) -> int:
+        """0 = never."""
+        return self._heard.get(key.local_index, 0) if key is not None else 0
 
     def expire(self, limits: KeyLimits, now_ns: int) -> tuple[KeyAge, ...]:
         """Retire every keypair too old to seal or open anything."""
@@ -107,11 +136,12 @@ class KeyRing:
         self.previous = None if self.previous in dead else self.previous
         self.current = None if self.current in dead else self.current
         self.next = None if self.next in dead else self.next
+        self.older = None if self.older in dead else self.older
         return dead
 
     def held(self) -> tuple[KeyAge, ...]:
         """The keypairs that can open packets."""
-        return _present(self.previous, self.current, self.next)
+        return _present(self.older, self.previous, self.current, self.next)
 
 
 def _present(*keys: KeyAge | None) -> tuple[KeyAge, ...]:

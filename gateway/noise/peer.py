@@ -6,7 +6,8 @@ makes one. A method that raises has changed nothing.
 Rule 2: the object knows no clock, socket or index table. Times are CLOCK_BOOTTIME nanoseconds; the caller
 owns the indices it passes in and frees them when the object stops naming them.
 
-Our own initiation and one of the peer's may be in progress together, and both may complete.
+Our own initiation and one of the peer's may be in progress together, and with a stock peer both complete. Between
+our own ends the client's goes first (protocol.md §4): `crosses`, `pass_over` and `cancel` are what that takes.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class PeerHandshake:
     __slots__ = (
         "_accepted_ns",
         "_attempt_ns",
+        "_awaited_ns",
         "_greatest_timestamp",
         "_initiator",
         "_jar",
@@ -69,6 +71,7 @@ class PeerHandshake:
         self._sent_ns: int | None = None
         self._attempt_ns = 0
         self._accepted_ns: int | None = None
+        self._awaited_ns: int | None = None
         self._greatest_timestamp = b""
         self.greatest_timestamp = greatest_timestamp
 
@@ -150,7 +153,31 @@ class PeerHandshake:
         self._initiator = None
         return index
 
+    def completed(self) -> None:
+        """A handshake of either side has its proof: of two that crossed one is enough."""
+        self.cancel()
+        self._awaited_ns = None
+
     # --- the peer's initiation ------------------------------------------------------------------------------
+
+    def crosses(self, now_ns: int) -> bool:
+        """Whether an initiation of ours, younger than REKEY_TIMEOUT, still waits for its response."""
+        return self._initiator is not None and not self.may_initiate(now_ns)
+
+    def waits_until_ns(self, now_ns: int) -> int | None:
+        """Until when the peer has to prove the keys of our last response, None when it has or never will."""
+        if self._awaited_ns is None:
+            return None
+        until_ns = self._awaited_ns + self.timers.rekey_timeout_ns
+        return until_ns if now_ns < until_ns else None
+
+    def pass_over(self, now_ns: int, opened: ReceivedInitiation) -> None:
+        """Leave an authentic initiation unanswered. Its stamp is spent, so that nobody brings it again later.
+
+        HandshakeRefused as for `accept`.
+        """
+        self._check(now_ns, opened)
+        self._greatest_timestamp = opened.timestamp
 
     def accept(
         self, now_ns: int, opened: ReceivedInitiation, *, local_index: int, ephemeral_private: bytes
@@ -159,16 +186,19 @@ class PeerHandshake:
 
         HandshakeRefused for a stamp not above the greatest seen, or sooner than INITIATION_INTERVAL (§5.1).
         """
+        self._check(now_ns, opened)
+        body, keys = opened.respond(local_index=local_index, ephemeral_private=ephemeral_private)
+        self._greatest_timestamp = opened.timestamp
+        self._accepted_ns = self._awaited_ns = now_ns
+        return self._with_macs(now_ns, body), keys
+
+    def _check(self, now_ns: int, opened: ReceivedInitiation) -> None:
         if opened.remote_public != self.keys.remote_public:
             raise ValueError("the initiation belongs to another peer")
         if opened.timestamp <= self._greatest_timestamp:
             raise HandshakeRefused(Refusal.TIMESTAMP_REPLAYED, "initiation is a replay")
         if self._accepted_ns is not None and now_ns - self._accepted_ns < self.timers.initiation_interval_ns:
             raise HandshakeRefused(Refusal.TOO_SOON, "initiations follow each other too fast")
-        body, keys = opened.respond(local_index=local_index, ephemeral_private=ephemeral_private)
-        self._greatest_timestamp = opened.timestamp
-        self._accepted_ns = now_ns
-        return self._with_macs(now_ns, body), keys
 
     # --- time -----------------------------------------------------------------------------------------------
 

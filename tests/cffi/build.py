@@ -16,6 +16,7 @@ import cffi
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "gateway" / "_lib"
+BUNDLED = LIBRARY / "libsodium.so.26"
 INTO = ROOT / "build" / "cffi"
 NAME = "_jv_for_tests"
 
@@ -39,6 +40,24 @@ uint32_t jv_wheel_advance(struct jv_wheel *w, uint64_t now_ns, uint32_t max, jv_
 uint64_t jv_wheel_next_deadline(const struct jv_wheel *w);
 uint32_t jv_wheel_armed(const struct jv_wheel *w);
 extern "Python" void on_fire(void *ctx, struct jv_timer *timer);
+
+#define JV_REPLAY_BITS_SMALL ...
+struct jv_table;
+struct jv_keys {
+    const uint8_t *send, *recv;
+    uint32_t local_index, remote_index;
+    bool initiator;
+    ...;
+};
+struct jv_keypair { uint32_t local_index; uint64_t heard_ns; ...; };
+struct jv_session { struct jv_keypair *current, *next, *previous, *older; ...; };
+struct jv_table *jv_table_new(uint32_t capacity, uint32_t window_bits, const uint8_t *seed);
+void jv_table_free(struct jv_table *t);
+struct jv_session *jv_table_add(struct jv_table *t);
+uint32_t jv_session_new_index(struct jv_table *t, struct jv_session *s);
+struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index);
+int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv_keys *keys, uint64_t now_ns);
+void jv_session_confirm(struct jv_session *s, uint64_t now_ns);
 
 struct jv_ring;
 struct jv_ring *jv_ring_new(uint32_t capacity_bytes);
@@ -76,6 +95,7 @@ SOURCE = """
 #include "jv/index.h"
 #include "jv/packet.h"
 #include "jv/ring.h"
+#include "jv/session.h"
 #include "jv/wheel.h"
 """
 
@@ -88,8 +108,14 @@ def load() -> ModuleType:
     ffi.set_source(
         NAME,
         SOURCE,
-        libraries=["jv"],
-        include_dirs=[str(ROOT / "csrc" / "include")],
+        # The library keeps the table of sessions to itself, so a copy of it comes with the module.
+        sources=[str(ROOT / "csrc" / "src" / "session.c")],
+        libraries=["jv", "sodium" if not BUNDLED.exists() else f":{BUNDLED.name}"],
+        # Headers of the libsodium that was built, else the system's.
+        include_dirs=[
+            str(ROOT / "csrc" / "include"),
+            *map(str, (ROOT / "build").glob("libsodium-*/include")),
+        ],
         library_dirs=[str(LIBRARY)],
         runtime_library_dirs=[str(LIBRARY)],
         extra_compile_args=["-std=gnu11", "-D_GNU_SOURCE", "-O2", "-Werror=implicit-function-declaration"],

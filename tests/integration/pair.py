@@ -49,7 +49,9 @@ def ipv6_packet(source: str, destination: str, payload: bytes) -> bytes:
 class End:
     """One tunnel end, cranked by hand."""
 
-    def __init__(self, host: str, timers: Timers, under_load_per_s: int) -> None:
+    def __init__(
+        self, host: str, timers: Timers, under_load_per_s: int, keeper: type[Roaming] = Roaming
+    ) -> None:
         self.now_ns = 1000 * NS_PER_S
         self.identity = Identity(secrets.token_bytes(32))
         self.engine = Engine(
@@ -73,7 +75,7 @@ class End:
             table_key=secrets.token_bytes(32),
             under_load_per_s=under_load_per_s,
         )
-        self.keeper = Roaming(self.engine)
+        self.keeper = keeper(self.engine)
         self.exchange = Exchange(
             self.engine,
             self.peers,
@@ -177,8 +179,9 @@ def make_pair(
     psk: bytes | None = None,
     roaming: str = "handshake",
     gateway_under_load: bool = False,
+    keeper: type[Roaming] = Roaming,
 ) -> Pair:
-    a, b = End(host, timers, 1000), End(host, timers, 0 if gateway_under_load else 1000)
+    a, b = End(host, timers, 1000, keeper), End(host, timers, 0 if gateway_under_load else 1000, keeper)
     everything = (ip_network("0.0.0.0/0"), ip_network("::/0"))
     mine = (ip_network("10.0.0.2/32"), ip_network("fd00::2/128"))
     a_peer = a.peers.add(PeerConfig("b", b.identity.public, psk, everything, roaming="never"), a.now_ns)

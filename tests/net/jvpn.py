@@ -49,6 +49,7 @@ class Daemon:
     """One `jvpn` daemon with its configuration file."""
 
     command: str
+    module = CLI
     _count = 0
 
     def __init__(self, lab: Lab, namespace: Namespace, interface: str, file_name: str, text: str) -> None:
@@ -84,7 +85,7 @@ class Daemon:
         argv = [self.command, "-c", str(self.config_path), "--state-dir", str(self.state_dir)]
         name = f"{self.namespace.role}-{self.command}"
         start_s = time.monotonic()
-        self._proc = self.namespace.spawn(python_module(CLI, *argv), name, self.env)
+        self._proc = self.namespace.spawn(python_module(self.module, *argv), name, self.env)
         self._wait_ready(start_s + timeout_s)
         self.ready_after_s = time.monotonic() - start_s
         return self

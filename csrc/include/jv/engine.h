@@ -92,7 +92,7 @@ struct jv_session_stats {
     uint64_t rx_packets, rx_bytes, tx_packets, tx_bytes;
     uint64_t latest_handshake_ns; /* 0 = never */
     uint64_t key_birth_ns;        /* of the current keypair, 0 = none */
-    bool has_current, has_next, has_previous;
+    bool has_current, has_next, has_previous, has_older;
     uint16_t staged;
 };
 

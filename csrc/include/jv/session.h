@@ -6,7 +6,7 @@
  * receiver index decodes to slot and generation without a search (protocol.md §1), and a generation is used
  * for one keypair only, so a stale index is refused before any cryptography.
  *
- * session.c owns every rotation previous / current / next. Nothing else assigns those three pointers.
+ * session.c owns every rotation previous / current / next / older. Nothing else assigns those four pointers.
  */
 #ifndef JV_SESSION_H
 #define JV_SESSION_H
@@ -55,12 +55,14 @@ struct jv_keypair {
     uint32_t remote_index; /* what we write */
     uint64_t birth_ns;
     uint64_t send_counter; /* the next to seal with; spent also when the send then fails (I39) */
+    uint64_t heard_ns;     /* last new message under it, 0 = none yet */
     struct jv_aead_key send;
     struct jv_aead_key recv;
     struct jv_replay window;
     bool initiator;             /* we started this handshake, so we are the one to renew it */
     bool hold;                  /* see jv_keys */
     bool confirmed;             /* a held one: its first message has come */
+    bool crossed;               /* the other end may seal with it for as long as it lives, whatever we do */
     struct jv_control *control; /* NULL = suite 0 is refused */
     uint64_t words[];           /* the window's bitmap */
 };
@@ -80,6 +82,9 @@ struct jv_session {
     struct jv_keypair *current; /* seals and opens */
     struct jv_keypair *next;    /* we answered the handshake: opens, and its first message makes it current */
     struct jv_keypair *previous; /* opens what was on its way when current took over */
+    /* Opens only: what the peer may still seal with although two others have come since. Handshakes that
+     * cross leave each end sealing under its own, for as long as the keys live. NULL but for them. */
+    struct jv_keypair *older;
     uint32_t slot;
     uint16_t generation; /* of the last index handed out */
     bool used;

@@ -22,6 +22,7 @@ def _stats(birth_ns: int, tx: tuple[int, int], rx: tuple[int, int]) -> SessionSt
         "has_current": True,
         "has_next": False,
         "has_previous": False,
+        "has_older": False,
         "staged": 0,
     }
 
@@ -46,11 +47,4 @@ def test_a_new_keypair_starts_at_nothing() -> None:
     use = KeyUse()
     use.busier_direction(_stats(1, (0, 0), (0, 0)))
     assert use.busier_direction(_stats(1, (90, 900), (0, 0))) == (90, 900)
-    assert use.limit_reached(5) == 5
     assert use.busier_direction(_stats(2, (95, 950), (0, 0))) == (0, 0)
-    assert use.limit_reached(8) == 8
-
-
-def test_the_time_of_the_limit_is_the_first_one() -> None:
-    use = KeyUse()
-    assert [use.limit_reached(now_ns) for now_ns in (5, 6, 7)] == [5, 5, 5]

@@ -135,22 +135,49 @@ class TestRing:
             retired = ring.install(new)
         assert retired == (key(1, initiator=False),)
 
-    def test_responder_install_retires_previous(self) -> None:
+    def test_responder_install_retires_nothing(self) -> None:
         ring = KeyRing()
         one, two, three = key(1, initiator=True), key(2, initiator=True), key(3, initiator=False)
         ring.install(one)
         ring.install(two)
-        assert ring.install(three) == (one,)
-        assert ring.held() == (two, three)
+        assert ring.install(three) == ()
+        assert ring.held() == (one, two, three)
+        assert ring.confirm(3) == (one,)
 
-    def test_initiator_with_an_unconfirmed_next(self) -> None:
-        """Both began at once: the peer may already use `next`, so it survives as previous."""
+    def test_crossing_keeps_both_that_the_peer_may_seal_with(self) -> None:
+        """Both began at once: the peer may already use `next`, and until it does goes on with what it had."""
         ring = KeyRing()
-        old, theirs, mine = key(1, initiator=True), key(2, initiator=False), key(3, initiator=True)
-        ring.install(old)
+        oldest, old = key(1, initiator=True), key(2, initiator=True)
+        theirs, mine = key(3, initiator=False), key(4, initiator=True)
+        for each in (oldest, old, theirs):
+            ring.install(each)
+        assert ring.install(mine) == (oldest,)
+        assert (ring.older, ring.previous, ring.current, ring.next) == (old, theirs, mine, None)
+
+    def test_rings_that_diverged_survive_the_next_rekey(self) -> None:
+        """Each end seals under its own; the next handshake, of either side, leaves what the other seals with."""
+        for initiator in (True, False):
+            ring = KeyRing()
+            theirs, mine = key(1, initiator=False), key(2, initiator=True)
+            ring.install(theirs)
+            ring.install(mine)
+            ring.confirm(1)
+            assert (ring.previous, ring.current) == (theirs, mine)
+            ring.install(key(3, initiator=initiator))
+            ring.confirm(3)
+            assert (ring.older, ring.previous, ring.current) == (theirs, mine, key(3, initiator=initiator))
+            assert ring.install(key(4, initiator=True)) == (theirs, mine)
+            assert ring.older is None
+
+    def test_they_survive_another_crossing(self) -> None:
+        ring = KeyRing()
+        theirs, mine = key(1, initiator=False), key(2, initiator=True)
         ring.install(theirs)
-        assert ring.install(mine) == (old,)
-        assert (ring.previous, ring.current, ring.next) == (theirs, mine, None)
+        ring.install(mine)
+        ring.confirm(1)
+        ring.install(key(3, initiator=False))
+        assert ring.install(key(4, initiator=True)) == (mine,)
+        assert (ring.older, ring.previous) == (theirs, key(3, initiator=False))
 
     def test_expire(self) -> None:
         ring = KeyRing()
@@ -204,11 +231,60 @@ def test_a_rekey_loses_nothing(rounds: list[tuple[int, list[int]]]) -> None:
         assert all(opens(rings[sender], rings[1 - sender]) for sender in senders)
 
 
-@given(st.lists(st.integers(0, 1), max_size=8))
-def test_crossing_handshakes_end_with_keys_both_hold(senders: list[int]) -> None:
-    a, b = rings = KeyRing(), KeyRing()
-    b.install(key(1, initiator=False))
-    a.install(key(2, initiator=False))
-    a.install(key(1, initiator=True))
-    b.install(key(2, initiator=True))
-    assert all(opens(rings[sender], rings[1 - sender]) for sender in senders)
+class Wire:
+    """Two rings and what is on its way between them, each way in order. No tie-break: every initiation is answered."""
+
+    def __init__(self) -> None:
+        self.rings = KeyRing(), KeyRing()
+        self.under_way: tuple[list[tuple[str, int]], ...] = [], []  # towards each end
+        self.number = 0
+
+    def initiate(self, side: int) -> None:
+        self.number += 1
+        self.under_way[1 - side].append(("initiation", self.number))
+
+    def send(self, side: int) -> None:
+        """One packet under the current key, if there is one."""
+        current = self.rings[side].current
+        if current is not None:
+            self.under_way[1 - side].append(("data", current.local_index))
+
+    def deliver(self, side: int) -> None:
+        """The next message towards `side`; a data packet must be openable."""
+        if not self.under_way[side]:
+            return
+        kind, number = self.under_way[side].pop(0)
+        ring = self.rings[side]
+        if kind == "initiation":
+            ring.install(key(number, initiator=False))
+            self.under_way[1 - side].append(("response", number))
+        elif kind == "response":
+            ring.install(key(number, initiator=True))
+            self.send(side)
+        else:
+            assert number in {each.local_index for each in ring.held()}
+            ring.confirm(number)
+
+    def drain(self) -> None:
+        while any(self.under_way):
+            for side in (0, 1):
+                self.deliver(side)
+
+
+ACTS = st.lists(st.tuples(st.sampled_from(["send", "deliver"]), st.integers(0, 1)), max_size=16)
+
+
+@given(st.lists(st.tuples(st.sampled_from([(0,), (1,), (0, 1), (1, 0)]), ACTS), max_size=6))
+def test_crossing_handshakes_lose_nothing(
+    rounds: list[tuple[tuple[int, ...], list[tuple[str, int]]]],
+) -> None:
+    """One or both ends begin, packets and messages pass in any order; when all has arrived, the next ones begin."""
+    wire = Wire()
+    wire.initiate(0)
+    wire.drain()
+    for beginners, acts in rounds:
+        for side in beginners:
+            wire.initiate(side)
+        for act, side in acts:
+            getattr(wire, act)(side)
+        wire.drain()

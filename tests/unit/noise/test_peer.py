@@ -322,3 +322,43 @@ def test_no_secret_in_the_repr() -> None:
     for value in (PSK, a.ours.private, secret("ephemeral a 1")):
         assert value.hex() not in repr(a.peer)
         assert repr(value)[2:-1] not in repr(a.peer)
+
+
+class TestCrossing:
+    """Both ends have begun: what the exchange asks before it answers, and what it does instead."""
+
+    def test_an_initiation_crosses_until_its_response_or_its_retry(self) -> None:
+        a, b = pair()
+        assert not a.peer.crosses(START_NS)
+        initiation = a.initiate(START_NS)
+        assert a.peer.crosses(START_NS + 5 * NS_PER_S - 1)
+        assert not a.peer.crosses(START_NS + 5 * NS_PER_S)
+        response, _ = b.accept(START_NS, initiation)
+        a.peer.receive_response(START_NS, response)
+        assert not a.peer.crosses(START_NS)
+
+    def test_passing_over_spends_the_stamp_and_nothing_else(self) -> None:
+        a, b = pair()
+        initiation = b.initiate(START_NS)
+        a.initiate(START_NS)
+        before = a.state()
+        a.peer.pass_over(START_NS, a.open(initiation))
+        assert a.state()[:4] == before[:4]
+        assert a.peer.pending_index is not None
+        with pytest.raises(HandshakeRefused) as refused:
+            a.accept(START_NS + NS_PER_S, initiation)
+        assert refused.value.reason is Refusal.TIMESTAMP_REPLAYED
+        with pytest.raises(HandshakeRefused):
+            a.peer.pass_over(START_NS + NS_PER_S, a.open(initiation))
+        a.accept(START_NS + 5 * NS_PER_S, b.initiate(START_NS + 5 * NS_PER_S))
+
+    def test_an_answer_is_waited_for_until_its_proof(self) -> None:
+        a, b = pair()
+        assert b.peer.waits_until_ns(START_NS) is None
+        b.accept(START_NS, a.initiate(START_NS))
+        assert b.peer.waits_until_ns(START_NS) == START_NS + 5 * NS_PER_S
+        assert b.peer.waits_until_ns(START_NS + 5 * NS_PER_S) is None
+        b.initiate(START_NS + 1)
+        b.peer.completed()
+        assert b.peer.waits_until_ns(START_NS + 1) is None
+        assert b.peer.pending_index is None
