@@ -251,6 +251,7 @@ int jv_engine_stats(struct jv_engine *e, uint32_t slot, struct jv_session_stats 
         .has_previous = s->previous,
         .has_older = s->older,
         .staged = s->stage_count,
+        .window_packets = s->current ? (uint32_t)jv_replay_size(&s->current->window) : 0,
     };
     return 0;
 }

@@ -177,6 +177,9 @@ void jv_probe_binding(struct jv_engine *e, const struct jv_arrival *a, uint64_t 
 void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t datagram_bytes,
                    struct jv_probe *out);
 
+/* window.c: once in a while, beside the probes. */
+void jv_window_look(struct jv_engine *e, const struct jv_session *s);
+
 /* pmtu.c */
 void jv_pmtu_search(struct jv_engine *e, struct jv_session *s); /* of a path that wants it, unless one runs */
 void jv_pmtu_run(struct jv_engine *e, struct jv_session *s);

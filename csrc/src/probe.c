@@ -194,6 +194,7 @@ void jv_paths_run(struct jv_engine *e, struct jv_session *s) {
         if (p->row[i].id)
             run_path(e, s, &p->row[i]);
     jv_pmtu_run(e, s);
+    jv_window_look(e, s);
     jv_paths_arm(e, s);
 }
 

@@ -53,7 +53,8 @@ static void keypair_free(struct jv_keypair **kp) {
     if (!*kp)
         return;
     control_free((*kp)->control);
-    sodium_memzero(*kp, sizeof **kp); /* the bitmap behind it holds nothing secret */
+    free((*kp)->wide);
+    sodium_memzero(*kp, sizeof **kp); /* its bitmaps hold nothing secret */
     free(*kp);
     *kp = NULL;
 }
@@ -167,6 +168,18 @@ static struct jv_keypair *keypair_new(const struct jv_table *t, const struct jv_
     if (kp && keypair_fill(kp, t, keys, now_ns) != 0)
         keypair_free(&kp);
     return kp;
+}
+
+bool jv_keypair_widen(struct jv_keypair *kp) {
+    if (kp->wide || jv_replay_size(&kp->window) >= JV_REPLAY_BITS_LARGE - 64)
+        return false;
+    uint64_t *words = malloc(jv_replay_bytes(JV_REPLAY_BITS_LARGE));
+    if (!words || jv_replay_grow(&kp->window, words, JV_REPLAY_BITS_LARGE) != 0) {
+        free(words);
+        return false;
+    }
+    kp->wide = words;
+    return true;
 }
 
 static uint64_t heard_ns(const struct jv_keypair *kp) {

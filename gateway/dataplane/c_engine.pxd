@@ -91,6 +91,7 @@ cdef extern from "jv/engine.h" nogil:
         bint has_previous
         bint has_older
         uint16_t staged
+        uint32_t window_packets
 
     enum:
         JV_EVENT_HANDSHAKE

@@ -103,6 +103,7 @@ class SessionStats(TypedDict):
     has_previous: bool
     has_older: bool
     staged: int
+    window_packets: int
 
 class PathStats(TypedDict):
     tx_packets: int

@@ -355,7 +355,7 @@ cdef class Engine:
             "rx_packets": s.rx_packets, "rx_bytes": s.rx_bytes, "tx_packets": s.tx_packets, "tx_bytes": s.tx_bytes,
             "latest_handshake_ns": s.latest_handshake_ns, "key_birth_ns": s.key_birth_ns,
             "has_current": bool(s.has_current), "has_next": bool(s.has_next), "has_previous": bool(s.has_previous),
-            "has_older": bool(s.has_older), "staged": s.staged,
+            "has_older": bool(s.has_older), "staged": s.staged, "window_packets": s.window_packets,
         }
 
     # --- paths (jump sessions; protocol.md §4)

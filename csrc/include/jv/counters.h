@@ -37,6 +37,7 @@
 	X(DROP_AUTH, drop_auth)                   /* tag does not verify */ \
 	X(DROP_REPLAY_SEEN, drop_replay_seen) \
 	X(DROP_REPLAY_OLD, drop_replay_old)       /* below the window */ \
+	X(WINDOWS_GROWN, windows_grown)           /* keypairs whose replay window was made larger */ \
 	/* inner packets refused, out of the tunnel */ \
 	X(DROP_INNER_SHORT, drop_inner_short) \
 	X(DROP_INNER_VERSION, drop_inner_version) \

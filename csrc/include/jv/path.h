@@ -168,9 +168,10 @@ struct jv_paths {
     uint64_t peer_epoch, peer_told_ns;
     uint64_t epoch; /* of our own binding */
     uint64_t dup_until_ns, dup_started_ns;
-    uint64_t profile_ns; /* liveness.profile: the probe interval, 0 = no probes */
-    uint64_t idle_ns;    /* what the gateway announced for idle sessions, 0 = by our own budget */
-    uint64_t probe_seq;  /* of PMTU probes */
+    uint64_t look_ns, look_packets; /* when window.c looked last, and the session's received packets then */
+    uint64_t profile_ns;            /* liveness.profile: the probe interval, 0 = no probes */
+    uint64_t idle_ns;               /* what the gateway announced for idle sessions, 0 = by our own budget */
+    uint64_t probe_seq;             /* of PMTU probes */
     struct jv_thresholds thresholds;
     struct jv_pmtu pmtu;
     struct jv_visitor visitor[JV_VISITORS_MAX];

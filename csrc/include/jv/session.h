@@ -64,7 +64,8 @@ struct jv_keypair {
     bool confirmed;             /* a held one: its first message has come */
     bool crossed;               /* the other end may seal with it for as long as it lives, whatever we do */
     struct jv_control *control; /* NULL = suite 0 is refused */
-    uint64_t words[];           /* the window's bitmap */
+    uint64_t *wide;             /* the bitmap its window has grown into, NULL = `words` */
+    uint64_t words[];           /* the window's first bitmap */
 };
 
 /* When each of WireGuard's timers of one session is due (whitepaper §6.5), 0 = not running. */
@@ -134,6 +135,9 @@ int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv
                        uint64_t now_ns) JV_WARN_UNUSED;
 /* next becomes current: its first message has authenticated, and whose it is has been shown. */
 void jv_session_confirm(struct jv_session *s, uint64_t now_ns);
+/* Takes memory: not on the packet path. Its window reaches back JV_REPLAY_BITS_LARGE counters from now on.
+ * False: it did before, or there is no memory. */
+bool jv_keypair_widen(struct jv_keypair *kp);
 /* Wipes all keypairs. */
 void jv_session_erase(struct jv_session *s);
 /* Wipes all but the one with this index. One that only waited for a HELLO becomes current. */

@@ -24,6 +24,7 @@ def _stats(birth_ns: int, tx: tuple[int, int], rx: tuple[int, int]) -> SessionSt
         "has_previous": False,
         "has_older": False,
         "staged": 0,
+        "window_packets": 8128,
     }
 
 
