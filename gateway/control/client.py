@@ -26,6 +26,7 @@ from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
 from gateway.control.peers import Peer
+from gateway.control.ping import Pinger
 from gateway.control.records import Records
 from gateway.control.resolve import resolve_first
 from gateway.control.sessiondocs import SessionDocs
@@ -314,6 +315,7 @@ class Client:
             records.journal,
             interface=self._config.interface,
             kick=tunnel.kick,
+            ping=Pinger(keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
         )
         self._handlers.update(docs.handlers())
 

@@ -26,6 +26,7 @@ from gateway.control.gatewaykeeper import GatewayKeeper
 from gateway.control.peerbook import PeerBook, catch_up, peer_handlers
 from gateway.control.peers import Peer
 from gateway.control.peersfile import PeersFile
+from gateway.control.ping import Pinger
 from gateway.control.records import Records
 from gateway.control.resolve import resolve
 from gateway.control.sessiondocs import SessionDocs
@@ -229,6 +230,7 @@ class Gateway:
                 records.journal,
                 interface=self._config.interface,
                 kick=tunnel.kick,
+                ping=Pinger(self._keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
             )
             handlers.update(docs.handlers())
         for name, handler in peer_handlers(book, self._install, self._uninstall).items():

@@ -195,6 +195,12 @@ class Greeting:
             live.response = fr.Response(path_id=path_id, nonce=frame.nonce) if path_id else None
             self._feed(now_ns, live, inp.ChallengeReceived(path_id, frame.path_id, frame.rebind))
             live.response = None
+        elif isinstance(frame, fr.Ping):
+            path = live.core.path(path_id)
+            if path is not None:
+                self._sessions.answer_ping(now_ns, live, path.address, frame)
+        elif isinstance(frame, fr.Pong):
+            self._sessions.on_pong(now_ns, live, frame.token)
         elif isinstance(frame, fr.Terminate):
             if reason_of(frame.reason) is Reason.SUPERSEDED:
                 self._stay_away(now_ns, live)

@@ -213,7 +213,9 @@ class Reception:
         elif isinstance(frame, fr.Terminate):
             self._sessions.feed(now_ns, live, inp.PeerTerminated())
         elif isinstance(frame, fr.Ping):
-            self._sessions.send(now_ns, live, address, fr.Pong(token=frame.token))
+            self._sessions.answer_ping(now_ns, live, address, frame)
+        elif isinstance(frame, fr.Pong):
+            self._sessions.on_pong(now_ns, live, frame.token)
 
     def _request(self, now_ns: int, live: Live, asked: fr.ReattachRequest, address: str) -> None:
         request = inp.ReattachRequest(

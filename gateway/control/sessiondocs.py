@@ -28,7 +28,7 @@ from gateway.core.states import PathState, Role
 from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
-Ping = Callable[[Live, int], Awaitable[dict[str, Any]]]
+Ping = Callable[[Live, int, float], Awaitable[dict[str, Any]]]
 
 SESSIONS: Final = "jvpn.sessions/1"
 SESSION: Final = "jvpn.session/1"
@@ -39,6 +39,8 @@ _BATCH: Final = 200
 # How long a poll for events may wait; a caller gives up after ten seconds.
 _WAIT_MAX_S: Final = 5.0
 _EVENTS_MAX: Final = 1000
+_PING_WAIT_MS: Final = 1000
+_PING_WAIT_MAX_MS: Final = 5000
 _WRITTEN_WAIT_S: Final = 0.01
 _WRITTEN_TRIES: Final = 100
 
@@ -335,11 +337,12 @@ class SessionDocs:
         return turn
 
     async def ping(self, args: dict[str, Any]) -> dict[str, Any]:
-        """A probe on one path, answered with its round trip; the process gives the means (``ping=``)."""
+        """One PING on ``path_id`` (0: the bound one), ``jvpn.ping/1``; waits up to ``timeout_ms`` for its answer."""
         live = self.find(_text(args, "session"))
         path_id = _number(args, "path_id", 0, 255)
         if path_id and live.core.path(path_id) is None:
             raise NotFound(f"session {live.core.session_id.hex()[:12]} has no path {path_id}")
-        if self._ping is None or live.core.stock:
-            raise Refused("this session cannot be pinged")
-        return await self._ping(live, path_id)
+        if self._ping is None or live.core.stock or not live.has_paths:
+            raise Refused("the other end speaks plain WireGuard, which knows no ping; ping its inner address")
+        wait_ms = _number(args, "timeout_ms", _PING_WAIT_MS, _PING_WAIT_MAX_MS)
+        return await self._ping(live, path_id, wait_ms / 1000)

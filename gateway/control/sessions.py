@@ -19,6 +19,7 @@ from gateway.core import driver
 from gateway.core import effects as fx
 from gateway.core import inputs as inp
 from gateway.core.policy import Policy
+from gateway.core.rates import Bucket
 from gateway.core.session import Session, Turn
 from gateway.core.states import Role
 from gateway.dataplane.engine import Endpoint, Engine
@@ -64,6 +65,8 @@ class Live:
         "lends",
         "nonces",
         "peer",
+        "ping_token",
+        "pings",
         "response",
         "resumed",
     )
@@ -77,6 +80,8 @@ class Live:
         self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
         self.key_use = KeyUse()
+        self.ping_token = b""  # of the operator's PING that is being sent
+        self.pings: Bucket | None = None  # how many of them there may be
         self.deadline_ns: int | None = None
         self.has_paths = False  # the data plane has rows for its paths: it speaks jump frames
         self.lends = False  # C: data goes by the path that the running episode asks for
@@ -114,6 +119,8 @@ class Sessions:
         self._order = 0
         self.on_ended: Callable[[int, Live], None] = lambda now_ns, live: None
         self.on_persist: Callable[[int, Live], None] = lambda now_ns, live: None
+        # The answer to an operator's PING: its token.
+        self.on_pong: Callable[[int, Live, bytes], None] = lambda now_ns, live, token: None
         # The exchange's part: one initiation, on a path or to an address.
         self.on_handshake: Callable[[int, Live, Endpoint | None], None] = lambda now_ns, live, to: None
         # The same for new keys, repeated until they are there.
@@ -131,6 +138,7 @@ class Sessions:
             fx.SendChallenge: self._send_challenge,
             fx.SendResponse: self._send_response,
             fx.SendAdvice: self._send_advice,
+            fx.SendPing: self._send_ping,
             fx.CopyDownstream: self._copy,
             fx.StopCopy: self._stop_copy,
             fx.StartHandshake: self._start_handshake,
@@ -378,6 +386,14 @@ class Sessions:
     def _send_advice(self, now_ns: int, live: Live, effect: fx.SendAdvice) -> None:
         advice = fr.SwitchAdvice(reason=int(effect.reason), preferred_path_id=effect.preference)
         self.send(now_ns, live, self._on_path(live, effect.path_id), advice)
+
+    def _send_ping(self, now_ns: int, live: Live, effect: fx.SendPing) -> None:
+        if live.ping_token:
+            self.send(now_ns, live, self._on_path(live, effect.path_id), fr.Ping(token=live.ping_token))
+
+    def answer_ping(self, now_ns: int, live: Live, address: str, frame: fr.Ping) -> None:
+        """The same token back to where the other end's PING came from; how often, the control rate says."""
+        self.send(now_ns, live, address, fr.Pong(token=frame.token))
 
     def _send_terminate(self, now_ns: int, live: Live, effect: fx.SendTerminate) -> None:
         for _, address in effect.targets:

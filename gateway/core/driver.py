@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateway.core import client, gateway, stock, upkeep
+from gateway.core import effects as fx
 from gateway.core import events as ev
 from gateway.core import inputs as inp
-from gateway.core.path import VALIDATED, Path
+from gateway.core.path import DOWN, VALIDATED, Path
 from gateway.core.policy import Policy, policy_hash, problems
 from gateway.core.reasons import Reason
 from gateway.core.reattach import Accepted
@@ -106,6 +107,15 @@ def _on_policy(s: Session, turn: Turn, seen: inp.PolicyChanged) -> None:
     turn.events.append(ev.PolicyEvent(*s.stamp(turn), not wrong, policy_hash(seen.policy), wrong))
 
 
+def _on_operator_ping(s: Session, turn: Turn, seen: inp.OperatorPing) -> None:
+    """Only where the other end has shown that packets reach it; a path of the client's own may be asked before."""
+    path = s.path(seen.path_id or s.bound_id)
+    if path is None or s.stock or path.has(DOWN):
+        return
+    if s.role is Role.CLIENT or path.has(VALIDATED):
+        turn.effects.append(fx.SendPing(path.path_id))
+
+
 def _on_restarted(s: Session, turn: Turn, _: inp.Restarted) -> None:
     s.step(turn, Trigger.RESTARTED, Reason.OWNER_RESTARTED, s.facts(turn.now_ns))
 
@@ -125,6 +135,7 @@ _BOTH: Final[Mapping[type[inp.Input], Handler]] = {
     inp.KeyInstalled: upkeep.on_key_installed,
     inp.KeyUsage: upkeep.on_key_usage,
     inp.RekeyRefused: upkeep.on_rekey_refused,
+    inp.OperatorPing: _on_operator_ping,
     inp.OperatorTerminate: _end(Trigger.TERMINATE, Reason.OPERATOR_TERMINATED),
     inp.PeerTerminated: _end(Trigger.TERMINATE, Reason.PEER_TERMINATED),
     inp.Superseded: _end(Trigger.TERMINATE, Reason.SUPERSEDED),

@@ -133,6 +133,13 @@ class SendAdvice(Effect):
 
 
 @dataclass(frozen=True, slots=True)
+class SendPing(Effect):
+    """One PING on that path, with the operator's token."""
+
+    path_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class CopyDownstream(Effect):
     """Copy downstream to an address under validation, within the ×factor budget, until ``until_ns``."""
 

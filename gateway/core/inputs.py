@@ -242,6 +242,13 @@ class OperatorSwitch(Input):
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorPing(Input):
+    """An operator measures ``path_id`` (0 = the bound one). The answer is no evidence: it moves nothing."""
+
+    path_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorTerminate(Input):
     """An operator ends the session."""
 

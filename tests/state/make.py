@@ -114,6 +114,7 @@ EXAMPLES: tuple[inp.Input, ...] = (
     inp.AddressSeen(1, "elsewhere"),
     inp.ChallengeAnswered("elsewhere", 1, 20 * MS),
     inp.OperatorSwitch(2),
+    inp.OperatorPing(),
     inp.OperatorTerminate(),
     inp.PeerTerminated(),
     inp.Superseded(),

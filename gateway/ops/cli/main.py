@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "sessions": "gateway.ops.cli.sessions:sessions",
     "paths": "gateway.ops.cli.sessions:paths",
     "switch": "gateway.ops.cli.sessions:switch",
+    "ping": "gateway.ops.cli.ping:ping",
     "terminate": "gateway.ops.cli.sessions:terminate",
     "events": "gateway.ops.cli.events:events",
     "timeline": "gateway.ops.cli.events:timeline",

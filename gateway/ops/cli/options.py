@@ -55,7 +55,7 @@ def find_socket(interface: str | None, socket: Path | None) -> Path | None:
         found = [path for path in found if owner_pid(path)] or found[:1]
     if len(found) > 1:
         names = ", ".join(path.stem for path in found)
-        raise UsageError(f"several daemons run here: {names}; choose one with -i")
+        raise UsageError(f"several daemons run here: {names}; choose one with --interface")
     return found[0] if found else None
 
 

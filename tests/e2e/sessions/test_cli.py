@@ -11,10 +11,12 @@ import time
 
 import pytest
 
+from gateway.errors import TryLater
+from tests.e2e.sessions.bed import LONG_WINDOW
 from tests.e2e.sessions.conftest import MakeBed
 from tests.net.jvpn import CLI, Daemon
 from tests.net.lab import LabError
-from tests.net.topology import boot_ns
+from tests.net.topology import DELAY_MS, boot_ns
 
 
 def test_sessions_paths_timeline_and_why_tell_the_same_story(make_bed: MakeBed) -> None:
@@ -91,3 +93,40 @@ def test_terminate_asks_and_unknown_sessions_are_named(make_bed: MakeBed) -> Non
     mine, theirs = bed.terminated(3.0)
     assert (theirs["reason"], mine["reason"]) == ("OPERATOR_TERMINATED", "PEER_TERMINATED")
     assert theirs["mono_ns"] > at_ns
+
+
+def test_ping_from_either_end_by_either_path_and_through_an_outage(make_bed: MakeBed) -> None:
+    """20 ms of relays there and back; the standby is asked by its number; a dead path does not answer."""
+    bed = make_bed(policy=LONG_WINDOW)
+    seen = bed.start()
+    standby = bed.client.standby()
+    spare = bed.client.path_on(standby.side).path_id
+    for daemon in (bed.client.daemon, bed.gateway.daemon):
+        document = daemon.cli_json("ping", bed.ident[:12], "-c", "5", "-i", "0.05")
+        assert (document["schema"], document["sent"], document["answered"]) == ("jvpn.pings/1", 5, 5)
+        assert 2 * DELAY_MS <= document["rtt_ms"]["min"] <= document["rtt_ms"]["max"] < 200
+        assert {one["path_id"] for one in document["pings"]} == {seen.path_id}
+        by_spare = daemon.cli_json("ping", bed.ident, "-c", "2", "-i", "0.05", "--path", str(spare))
+        assert (by_spare["answered"], {one["path_id"] for one in by_spare["pings"]}) == (2, {spare})
+    assert "min/avg/max" in bed.client.daemon.cli("ping", bed.ident, "-c", "1")
+    standby.blackhole("both")
+    args = ("ping", bed.ident, "-c", "2", "-i", "0.1", "-W", "0.1", "--path", str(spare))
+    with pytest.raises(LabError, match="2 sent, 0 answered"):
+        bed.client.daemon.cli(*args)
+    standby.heal()
+    assert bed.client.view().path_id == seen.path_id
+
+
+def test_ping_is_bounded_by_the_control_rate(make_bed: MakeBed) -> None:
+    """Asked faster than the rate allows it says so; probes of the path are answered all the while."""
+    bed = make_bed()
+    bed.start()
+    daemon = bed.client.daemon
+    refused = 0
+    for _ in range(300):
+        try:
+            daemon.call("ping", {"session": bed.ident, "timeout_ms": 0})
+        except TryLater:
+            refused += 1
+    assert refused > 0
+    assert bed.client.view().state == "ATTACHED"

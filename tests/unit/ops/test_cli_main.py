@@ -26,7 +26,18 @@ from gateway.errors import (
 from gateway.ops.cli.main import cli, report
 from tests.unit.ops.conftest import Jvpn
 
-COMMANDS = ["gateway", "connect", "disconnect", "status", "peer", "keys", "config", "doctor", "completion"]
+COMMANDS = [
+    "gateway",
+    "connect",
+    "disconnect",
+    "status",
+    "ping",
+    "peer",
+    "keys",
+    "config",
+    "doctor",
+    "completion",
+]
 
 
 def program(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -145,9 +156,10 @@ def test_completion_scripts(jvpn: Jvpn, shell: str) -> None:
     assert f"{shell}_complete" in found.stdout
 
 
-def test_completion_completes() -> None:
-    found = program(_JVPN_COMPLETE="bash_complete", COMP_WORDS="jvpn pe", COMP_CWORD="1")
-    assert found.stdout == "plain,peer\n"
+@pytest.mark.parametrize(("word", "command"), [("pe", "peer"), ("pi", "ping")])
+def test_completion_completes(word: str, command: str) -> None:
+    found = program(_JVPN_COMPLETE="bash_complete", COMP_WORDS=f"jvpn {word}", COMP_CWORD="1")
+    assert found.stdout == f"plain,{command}\n"
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:

@@ -12,17 +12,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from gateway.control.sessiondocs import SessionDocs
-from gateway.control.sessions import Live
 from gateway.core import inputs as inp
-from gateway.errors import Refused
 from tests.unit.ops.conftest import Jvpn
 from tests.unit.ops.daemon import serving
-from tests.unit.ops.sessionhost import GW_ID, INTERFACE, MS, PHONE_ID, Host, S, host
+from tests.unit.ops.sessionhost import GW_ID, MS, PHONE_ID, Host, S, host
 
 
 @contextmanager
@@ -186,23 +182,6 @@ def test_terminate_asks_and_then_it_is_for_good(jvpn: Jvpn, places: Path) -> Non
         ended = jvpn("timeline", "gw")
     assert "OPERATOR_TERMINATED" in ended.stdout
     assert "ENDED" in ended.stdout
-
-
-def test_ping_is_a_hook(places: Path) -> None:
-    asked: list[tuple[str, int]] = []
-
-    async def ping(live: Live, path_id: int) -> dict[str, Any]:
-        asked.append((live.core.peer, path_id))
-        return {"schema": "jvpn.ping/1", "rtt_ms": 20.0}
-
-    with host(places / "state") as at:
-        with pytest.raises(Refused):
-            asyncio.run(at.docs.ping({"session": "gw"}))
-        docs = SessionDocs(at.sessions, at.audit, places / "state/audit", interface=INTERFACE, ping=ping)
-        assert asyncio.run(docs.ping({"session": "gw", "path_id": 2}))["rtt_ms"] == 20.0
-        with pytest.raises(Refused):
-            asyncio.run(docs.ping({"session": "phone"}))
-    assert asked == [("gw", 2)]
 
 
 def test_every_action_is_an_input_in_the_journal(jvpn: Jvpn, places: Path) -> None:
