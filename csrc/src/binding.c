@@ -55,6 +55,17 @@ int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, 
     return 0;
 }
 
+int jv_engine_mute(struct jv_engine *e, uint32_t slot, bool mute, uint64_t now_ns) {
+    struct jv_session *s = jv_table_get(e->table, slot);
+    if (!s)
+        return -ENOENT;
+    e->now_ns = now_ns;
+    s->mute = mute;
+    if (!mute)
+        jv_tx_staged(e, s);
+    return 0;
+}
+
 /* --- paths
  * --------------------------------------------------------------------------------------------------- */
 

@@ -184,6 +184,10 @@ static void rx_inner(struct jv_engine *e, struct jv_arrival *a, uint8_t *inner, 
         jv_control_message(e, a, inner, len);
         return;
     }
+    if (jv_unlikely(s->mute)) {
+        jv_count(&e->counters, JV_CTR_DROP_UNGREETED);
+        return;
+    }
     jv_count(&e->counters, JV_CTR_RX_DATA);
     if (s->paths)
         jv_paths_active(e, s);

@@ -151,8 +151,10 @@ static bool ready(const struct jv_engine *e, const struct jv_session *s) {
     return jv_tx_usable(e, s->current) && s->endpoint.remote.family != AF_UNSPEC;
 }
 
-/* Something waits: for a handshake, or only for the core to bind a path. */
+/* Something waits: for a handshake, or only for a greeting or for the core to bind a path. */
 static void ask_for_key(struct jv_engine *e, struct jv_session *s) {
+    if (s->mute && jv_tx_usable(e, s->current))
+        return;
     if (!s->paths || s->paths->used == 0 || !jv_tx_usable(e, s->current))
         jv_engine_want(e, s, JV_WANTED_NO_KEY);
 }
@@ -169,7 +171,7 @@ void jv_tx_keepalive(struct jv_engine *e, struct jv_session *s) {
 }
 
 void jv_tx_staged(struct jv_engine *e, struct jv_session *s) {
-    while (s->stage_count > 0 && ready(e, s)) {
+    while (s->stage_count > 0 && !s->mute && ready(e, s)) {
         uint8_t *packet = next_packet(e);
         const uint32_t len = jv_stage_take(&e->stage, s, packet);
         seal(e, s, packet, len);
@@ -223,7 +225,7 @@ static void tx_packet(struct jv_engine *e, uint8_t *packet, uint32_t len) {
         refuse(e, JV_ICMP_TOO_BIG, &ip, packet, path_mtu(e, s));
         return;
     }
-    if (ready(e, s)) {
+    if (!s->mute && ready(e, s)) {
         seal(e, s, packet, ip.total_bytes);
         return;
     }

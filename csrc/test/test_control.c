@@ -282,6 +282,34 @@ static void a_held_keypair_waits_for_its_hello(void) {
     bed_close(&b);
 }
 
+/* A peer that must speak jump frames: frames pass, inner packets do not, and those that waited leave after.
+ */
+static void a_mute_session_carries_frames_only(void) {
+    struct bed b;
+    bed_open(&b);
+    CHECK(jv_engine_mute(b.gateway.engine, 7, true, b.now_ns) == -ENOENT);
+    CHECK(jv_engine_mute(b.gateway.engine, b.gateway.slot, true, b.now_ns) == 0);
+    CHECK(jv_engine_mute(b.client.engine, b.client.slot, true, b.now_ns) == 0);
+    bed_put(&b, &b.gateway, 100);
+    bed_put(&b, &b.client, 100);
+    CHECK(send_frames(&b, &b.client, 1, ping, sizeof ping) == 0);
+    bed_settle(&b);
+    CHECK(bed_seen(&b.gateway, JV_EVENT_CONTROL, -1) == 1);
+    CHECK(bed_take(&b.gateway) == 0 && bed_take(&b.client) == 0);
+    /* A key is there: waiting for a greeting asks for no handshake. */
+    CHECK(bed_seen(&b.gateway, JV_EVENT_WANTED, -1) == 0 && bed_seen(&b.client, JV_EVENT_WANTED, -1) == 0);
+    CHECK(jv_engine_mute(b.client.engine, b.client.slot, false, b.now_ns) == 0);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 0 && bed_count(&b.gateway, JV_CTR_DROP_UNGREETED) == 1);
+    CHECK(jv_engine_mute(b.gateway.engine, b.gateway.slot, false, b.now_ns) == 0);
+    bed_settle(&b);
+    CHECK(bed_take(&b.client) == 1);
+    bed_put(&b, &b.client, 100);
+    bed_settle(&b);
+    CHECK(bed_take(&b.gateway) == 1 && bed_count(&b.gateway, JV_CTR_DROP_UNGREETED) == 1);
+    bed_close(&b);
+}
+
 static void keys_of_an_ended_session_are_wiped(void) {
     struct bed b;
     struct jv_path_stats stats;
@@ -310,6 +338,7 @@ int main(void) {
     RUN(forged_and_foreign_messages_are_refused);
     RUN(garbage_frames_are_counted);
     RUN(a_held_keypair_waits_for_its_hello);
+    RUN(a_mute_session_carries_frames_only);
     RUN(keys_of_an_ended_session_are_wiped);
     return failures();
 }

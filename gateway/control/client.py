@@ -236,6 +236,7 @@ class Client:
         records.follow(made[0].sessions)
         made[0].greeting.on_refused = self._log_refusal
         made[0].greeting.on_verdict = self._log_verdict
+        made[0].greeting.on_downgrade = self._log_downgrade
         made[0].sessions.on_ended = self._session_ended
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
@@ -288,7 +289,18 @@ class Client:
         for live in list(self._keeper.sessions):
             self._keeper.sessions.feed(clock.now_ns(), live, OperatorTerminate())
 
+    def _log_downgrade(self, live: Live) -> None:
+        required = live.peer.config.protocol == "jump"
+        does = "nothing passes until it does" if required else "one path is used, and it is asked every 30 s"
+        self._log.warning(
+            "the gateway answers no jump frames; is it an older one, or does somebody drop them?",
+            gateway=live.peer.config.name,
+            consequence=does,
+        )
+
     def _log_verdict(self, now_ns: int, live: Live, jump: bool) -> None:
+        if jump and self._records is not None:
+            self._records.spoke(live.peer)
         says = (
             "speaks jump frames: all paths are used"
             if jump
@@ -355,6 +367,8 @@ class Client:
             fwmark=fwmark,
             listen_port=self._config.listen_port,
         )
+        if self._records is not None:
+            peer.spoken = gateway.public_key in self._records.store.load_spoken()
         self._resume(tunnel, keeper, peer)
         self._update_transports(tunnel, keeper, peer, snapshot)
         if not keeper.transports[peer.slot].paths():

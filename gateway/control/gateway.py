@@ -156,6 +156,7 @@ class Gateway:
         if isinstance(tunnel.keeper, GatewayKeeper):
             self._keeper = tunnel.keeper
             records.follow(tunnel.keeper.sessions)
+            tunnel.keeper.reception.on_spoken = records.spoke
             tunnel.keeper.sessions.on_ended = self._session_ended
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)
@@ -182,7 +183,9 @@ class Gateway:
     def _resume(self, tunnel: Tunnel, records: Records) -> None:
         """Sessions of an earlier run go on by T22; a peer that is gone leaves its record to be forgotten."""
         now_ns, stamps = clock.now_ns(), records.store.load_stamps()
+        spoken = records.store.load_spoken()
         for peer in tunnel.peers:
+            peer.spoken = peer.config.public_key in spoken
             if peer.config.public_key in stamps:
                 peer.started(tunnel.timers).greatest_timestamp = stamps[peer.config.public_key]
         resumed: list[Live] = []

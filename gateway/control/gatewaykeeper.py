@@ -53,12 +53,16 @@ class GatewayKeeper(SessionKeeper):
 
     def initiated(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
         self.reception.initiated(now_ns, peer, keys, source)
+        self._watch_for_hello(peer)
 
     def installed(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
         """The client speaks first."""
 
     def confirmed(self, now_ns: int, peer: Peer, index: int, source: dp.Endpoint) -> None:
         self.reception.confirmed(now_ns, peer, index, source)
+        self._watch_for_hello(peer)
+
+    def _watch_for_hello(self, peer: Peer) -> None:
         if any(birth.hello_by_ns for birth in peer.births.values()):
             self._takeovers[peer.slot] = peer
 
@@ -109,6 +113,7 @@ class GatewayKeeper(SessionKeeper):
             if _takeover_ns(peer) <= now_ns:
                 del self._takeovers[slot]
                 self.reception.takeover_due(now_ns, peer)
+                self._watch_for_hello(peer)
 
     @property
     def next_deadline_ns(self) -> int | None:

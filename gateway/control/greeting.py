@@ -32,8 +32,10 @@ from gateway.noise.handshake import TransportKeys
 # HELLO leaves at these times after the handshake; nothing after the last means a stock peer.
 HELLO_AT_NS: Final = (0, 250 * NS_PER_MS, 750 * NS_PER_MS, 1750 * NS_PER_MS)
 STOCK_AFTER_NS: Final = 3750 * NS_PER_MS
-# A gateway that has spoken jump frames before and is silent now is asked again that often (protocol = "auto").
+# A gateway that has spoken jump frames before and is silent now is asked again that often (protocol.md §2).
 ASK_AGAIN_NS: Final = 30 * NS_PER_S
+# With protocol = "jump" nothing passes until it answers, so it is asked more often.
+ASK_REQUIRED_NS: Final = 5 * NS_PER_S
 
 
 @dataclass(slots=True)
@@ -46,6 +48,7 @@ class Asking:
     path_id: int
     zero: bool  # asks for a new session
     sent: int = 0
+    every_ns: int = 0  # the four have gone unanswered: one HELLO each so often, from `started_ns` on
 
 
 class Greeting:
@@ -58,9 +61,11 @@ class Greeting:
         self.policy = policy
         self._asking: dict[int, Asking] = {}
         self._displaced: dict[int, int] = {}  # how often in a row another device took the session
-        self._spoken: set[int] = set()  # slots whose gateway has answered a HELLO in this process
+        self._welcomed: set[int] = set()  # slots whose gateway has answered a HELLO in this process
         # Told why a gateway does not serve us, for the log.
         self.on_refused: Callable[[Live, fr.Refuse], None] = lambda live, refusal: None
+        # Told when a gateway that has spoken jump frames before, or must, answers no HELLO.
+        self.on_downgrade: Callable[[Live], None] = lambda live: None
         # Told when a gateway turned out to be a stock one, or a jump one.
         self.on_verdict: Callable[[int, Live, bool], None] = lambda now_ns, live, jump: None
 
@@ -84,18 +89,20 @@ class Greeting:
             at,
             stock=peer.config.protocol == "wireguard",
         )
+        live.born_index = keys.local_index
         self._sessions.feed(now_ns, live, inp.Confirmed(address))
 
     @staticmethod
     def greets(live: Live) -> bool:
-        """Whether its next keypair begins with a HELLO."""
-        return live.peer.config.protocol != "wireguard" and not live.core.stock
+        """Whether its next keypair begins with a HELLO. What has spoken jump frames before is always asked."""
+        return live.peer.config.protocol != "wireguard" and (not live.core.stock or live.peer.spoken)
 
     def say_hello(self, now_ns: int, live: Live, index: int, path_id: int, to: Endpoint) -> None:
         """HELLO is the first message under every new keypair (local index); data may follow it at once."""
         if not self.greets(live):
             return
-        zero = live.slot not in self._spoken and not live.resumed
+        # Under a later handshake "a new session" would be another one than ours.
+        zero = index == live.born_index and live.slot not in self._welcomed
         self._asking[live.slot] = Asking(index, now_ns, to, path_id, zero)
         self.timer_due(now_ns)
 
@@ -105,7 +112,7 @@ class Greeting:
         return min((_due_ns(asking) for asking in self._asking.values()), default=None)
 
     def timer_due(self, now_ns: int) -> None:
-        """Repeat what is due; after 3.75 s of silence the other side is a stock peer."""
+        """Repeat what is due; 3.75 s of silence are a verdict."""
         for slot, asking in list(self._asking.items()):
             live = self._sessions.of(slot)
             if live is None:
@@ -114,16 +121,41 @@ class Greeting:
                 self._advance(now_ns, slot, asking, live)
 
     def _advance(self, now_ns: int, slot: int, asking: Asking, live: Live) -> None:
-        if asking.sent < len(HELLO_AT_NS):
+        if asking.every_ns:
+            self._ask_again(now_ns, asking, live)
+        elif asking.sent < len(HELLO_AT_NS):
             asking.sent += 1
             self._send_hello(now_ns, asking, live)
-            return
-        del self._asking[slot]
-        if slot not in self._spoken and live.peer.config.protocol != "jump":
-            live.core.stock = True
+        else:
+            self._unanswered(now_ns, slot, asking, live)
+
+    def _ask_again(self, now_ns: int, asking: Asking, live: Live) -> None:
+        """One HELLO. Where nothing has passed, the gateway may have given up a key that nobody confirmed: a new one."""
+        asking.started_ns = now_ns + asking.every_ns
+        self._send_hello(now_ns, asking, live)
+        if live.peer.config.protocol == "jump":
+            self._sessions.on_handshake(now_ns, live, asking.to)
+
+    def _unanswered(self, now_ns: int, slot: int, asking: Asking, live: Live) -> None:
+        """A stock peer, unless it has spoken jump frames before or must: then it is asked on and on."""
+        required = live.peer.config.protocol == "jump"
+        if live.has_paths:  # a rekey of a jump session: its paths say whether it lives
+            self._asking[slot] = replace(asking, started_ns=now_ns + ASK_AGAIN_NS, sent=0)
+        elif not required and not live.peer.spoken:
+            del self._asking[slot]
+            self._sessions.feed(now_ns, live, inp.PlainWireguard(spoken=False))
             self.on_verdict(now_ns, live, False)
         else:
-            self._asking[slot] = replace(asking, started_ns=now_ns + ASK_AGAIN_NS, sent=0)
+            asking.every_ns = ASK_REQUIRED_NS if required else ASK_AGAIN_NS
+            asking.started_ns = now_ns + asking.every_ns
+            self._say_downgrade(now_ns, live, required)
+
+    def _say_downgrade(self, now_ns: int, live: Live, required: bool) -> None:
+        """Once per session, however often its keys are renewed meanwhile."""
+        if not live.downgraded:
+            live.downgraded = True
+            self._sessions.feed(now_ns, live, inp.PlainWireguard(live.peer.spoken, required))
+            self.on_downgrade(live)
 
     def _send_hello(self, now_ns: int, asking: Asking, live: Live) -> None:
         profile = live.core.policy.profile
@@ -149,9 +181,11 @@ class Greeting:
         del self._asking[live.slot]
         with suppress(NotFound):  # a newer keypair has taken over meanwhile
             self._engine.promote(live.slot, event.local_index, now_ns)
-        first = live.slot not in self._spoken
-        self._spoken.add(live.slot)
-        live.core.stock = False
+        first = live.slot not in self._welcomed
+        self._welcomed.add(live.slot)
+        live.downgraded = False
+        if live.peer.config.protocol == "jump":
+            self._engine.mute(live.slot, False, now_ns)
         policy = agreed_policy(live.core.policy, welcome.policy)
         if policy != live.core.policy:
             self._sessions.feed(now_ns, live, inp.PolicyChanged(policy))
@@ -170,7 +204,7 @@ class Greeting:
         if refusal.reason == fr.RefuseReason.RATE_LIMITED:
             if asking is not None:
                 later_ns = now_ns + max(refusal.retry_after_ms * NS_PER_MS, NS_PER_S)
-                self._asking[live.slot] = replace(asking, started_ns=later_ns, sent=0)
+                self._asking[live.slot] = replace(asking, started_ns=later_ns, sent=0, every_ns=0)
             return
         if refusal.reason == fr.RefuseReason.INSTANCE_CONFLICT:
             self._stay_away(now_ns, live)
@@ -212,6 +246,8 @@ class Greeting:
 
 def _due_ns(asking: Asking) -> int:
     """The next HELLO, or the verdict."""
+    if asking.every_ns:
+        return asking.started_ns
     after = HELLO_AT_NS[asking.sent] if asking.sent < len(HELLO_AT_NS) else STOCK_AFTER_NS
     return asking.started_ns + after
 

@@ -59,6 +59,7 @@ class Peer:
         "renews",
         "roam",
         "slot",
+        "spoken",
         "takeovers",
         "wanted",
     )
@@ -74,6 +75,7 @@ class Peer:
         self.roam: Roam | None = None  # of a tunnel without sessions
         self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first
         self.takeovers: Bucket | None = None  # what superseding its session costs
+        self.spoken = False  # it has spoken jump frames, in this run or an earlier one
         self.not_before_ns = 0  # it was displaced: no handshake by itself before that
 
     def started(self, timers: Timers) -> PeerHandshake:
@@ -134,6 +136,8 @@ class PeerTable:
         except Exception:
             self.remove(peer)
             raise
+        if config.protocol == "jump":
+            self._engine.mute(peer.slot, True, now_ns)
         if config.keepalive_s:
             self._engine.set_keepalive(peer.slot, config.keepalive_s, now_ns)
         return peer

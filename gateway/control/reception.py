@@ -38,6 +38,8 @@ class Reception:
         self._engine = engine
         self._sessions = sessions
         self._policy_of = policy_of
+        # A peer has said HELLO; the owner remembers it.
+        self.on_spoken: Callable[[Peer], None] = lambda peer: None
 
     # --- handshakes -------------------------------------------------------------------------------------------
 
@@ -58,6 +60,7 @@ class Reception:
         if live is None:
             live = self._create(now_ns, peer, birth)
             self._sessions.feed(now_ns, live, inp.Confirmed(address_name(source)))
+            self._expect_hello(now_ns, peer, birth)
         elif live.core.stock:
             self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
 
@@ -71,6 +74,7 @@ class Reception:
             live = self._create(now_ns, peer, birth)
         if live.core.session_id == birth.session_id and live.core.state is State.BIRTH:
             self._sessions.feed(now_ns, live, inp.Confirmed(live.name(source)))
+            self._expect_hello(now_ns, peer, birth)
         elif live.core.stock:
             self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
         elif live.core.session_id != birth.session_id:
@@ -91,15 +95,26 @@ class Reception:
             stock=stock,
         )
 
+    @staticmethod
+    def _expect_hello(now_ns: int, peer: Peer, birth: Birth) -> None:
+        """A session of its own needs no HELLO, unless its peer has said one before or must."""
+        protocol = peer.config.protocol
+        if protocol == "jump" or (protocol == "auto" and peer.spoken):
+            birth.hello_by_ns = now_ns + TAKEOVER_NS
+
     def takeover_due(self, now_ns: int, peer: Peer) -> None:
-        """No HELLO under the new keypair of a jump session for 8 s: a stock client has this key now."""
-        live = self._sessions.of(peer.slot)
+        """No HELLO for 8 s: under the new keypair of a jump session a stock client has this key now."""
         for birth in list(peer.births.values()):
-            if not birth.hello_by_ns or birth.hello_by_ns > now_ns or live is None:
+            live = self._sessions.of(peer.slot)
+            if not birth.hello_by_ns or birth.hello_by_ns > now_ns or live is None or live.peer is not peer:
                 continue
             birth.hello_by_ns = 0
-            if peer.config.protocol != "jump" and self._may_displace(now_ns, peer):
-                self._supersede(now_ns, peer, live, birth)
+            required = peer.config.protocol == "jump"
+            if live.core.session_id == birth.session_id:
+                self._sessions.feed(now_ns, live, inp.PlainWireguard(peer.spoken, required))
+            elif not required and self._may_displace(now_ns, peer):
+                fresh = self._supersede(now_ns, peer, live, birth)
+                self._sessions.feed(now_ns, fresh, inp.PlainWireguard(peer.spoken))
 
     @staticmethod
     def _may_displace(now_ns: int, peer: Peer) -> bool:
@@ -149,6 +164,9 @@ class Reception:
                 return
             self._displace(now_ns, live, birth)
         live.instance = hello.instance_id
+        self.on_spoken(live.peer)
+        if live.peer.config.protocol == "jump":
+            self._engine.mute(live.slot, False, now_ns)
         self._engine.promote(live.slot, birth.index, now_ns)
         if birth.session_id != live.core.session_id:
             self._sessions.feed(now_ns, live, inp.KeyInstalled())

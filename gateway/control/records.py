@@ -74,6 +74,12 @@ class Records:
         if own.last:
             self.store.save_own_stamp(own.last)
 
+    def spoke(self, peer: Peer) -> None:
+        """It speaks jump frames: remembered over restarts."""
+        if not peer.spoken:
+            peer.spoken = True
+            self.store.save_spoken(peer.config.public_key, clock.unix_ns())
+
     def saved(self) -> dict[bytes, SavedSession]:
         """The sessions an earlier run left, by the peer's public key."""
         return {one.peer_key: one for one in self.store.load_sessions()}
@@ -87,7 +93,6 @@ class Records:
         live = sessions.restore(now_ns, peer, saved.record, policy, down_ns, audited_version)
         if live is not None:
             live.instance = saved.instance
-            live.resumed = True
         return live
 
     def close(self) -> None:

@@ -55,8 +55,10 @@ class Live:
 
     __slots__ = (
         "addresses",
+        "born_index",
         "core",
         "deadline_ns",
+        "downgraded",
         "ended",
         "has_paths",
         "instance",
@@ -68,7 +70,6 @@ class Live:
         "ping_token",
         "pings",
         "response",
-        "resumed",
     )
 
     def __init__(self, core: Session, peer: Peer) -> None:
@@ -78,6 +79,7 @@ class Live:
         self.addresses: dict[str, Endpoint] = {}
         self.nonces: dict[bytes, tuple[str, int, int]] = {}  # challenge -> address, path_id, sent_ns
         self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
+        self.born_index = 0  # C: the keypair of the handshake that made it
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
         self.key_use = KeyUse()
         self.ping_token = b""  # of the operator's PING that is being sent
@@ -85,7 +87,7 @@ class Live:
         self.deadline_ns: int | None = None
         self.has_paths = False  # the data plane has rows for its paths: it speaks jump frames
         self.lends = False  # C: data goes by the path that the running episode asks for
-        self.resumed = False  # found in the store: its HELLO names it
+        self.downgraded = False  # C: it could speak jump frames, and answers no HELLO
         self.ended = False
 
     @property
@@ -414,4 +416,6 @@ class Sessions:
 
     def _erase_keys(self, now_ns: int, live: Live, effect: fx.EraseKeys) -> None:
         live.peer.renews = False
+        if live.peer.config.protocol == "jump":  # the next session begins with a greeting too
+            self._engine.mute(live.slot, True, now_ns)
         self._engine.erase_keys(live.slot, live.keep_index)

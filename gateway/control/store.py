@@ -40,17 +40,20 @@ _COLUMNS: Final = ("peer_key", *_FIELDS, "instance", "saved_unix_ns")
 _SCHEMA: Final = (
     f"CREATE TABLE IF NOT EXISTS sessions ({', '.join(_COLUMNS)}, PRIMARY KEY (peer_key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS peers (peer_key, stamp, PRIMARY KEY (peer_key)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS spoken (peer_key, unix_ns, PRIMARY KEY (peer_key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS own (name, stamp, PRIMARY KEY (name)) WITHOUT ROWID",
 )
 # The names are this file's own; values are always bound.
 _SAVE: Final = {
     "sessions": f"INSERT OR REPLACE INTO sessions VALUES ({', '.join('?' * len(_COLUMNS))})",  # noqa: S608
     "peers": "INSERT OR REPLACE INTO peers VALUES (?, ?)",
+    "spoken": "INSERT OR REPLACE INTO spoken VALUES (?, ?)",
     "own": "INSERT OR REPLACE INTO own VALUES (?, ?)",
 }
 _FORGET: Final = {
     "sessions": "DELETE FROM sessions WHERE peer_key = ?",
     "peers": "DELETE FROM peers WHERE peer_key = ?",
+    "spoken": "DELETE FROM spoken WHERE peer_key = ?",
 }
 _OWN: Final = "timestamp"
 
@@ -102,10 +105,14 @@ class Store:
         """The greatest TAI64N timestamp accepted from a peer: an older initiation is a replay (whitepaper §5.1)."""
         self._put(("peers", peer_key), (peer_key, stamp))
 
+    def save_spoken(self, peer_key: bytes, unix_ns: int) -> None:
+        """A peer has spoken jump frames: plain WireGuard from it is a downgrade from now on (protocol.md §2)."""
+        self._put(("spoken", peer_key), (peer_key, unix_ns))
+
     def forget_peer(self, peer_key: bytes) -> None:
-        """A peer was removed: session and timestamp go."""
-        self._put(("sessions", peer_key), None)
-        self._put(("peers", peer_key), None)
+        """A peer was removed: session, timestamp and what it spoke go."""
+        for table in ("sessions", "peers", "spoken"):
+            self._put((table, peer_key), None)
 
     def save_own_stamp(self, stamp: bytes) -> None:
         """The last TAI64N timestamp of our own initiations: they must not go back."""
@@ -136,6 +143,10 @@ class Store:
     def load_stamps(self) -> dict[bytes, bytes]:
         """Peer public key to the greatest timestamp accepted from it."""
         return {bytes(key): bytes(stamp) for key, stamp in self._select("SELECT peer_key, stamp FROM peers")}
+
+    def load_spoken(self) -> frozenset[bytes]:
+        """Public keys of the peers that have spoken jump frames."""
+        return frozenset(bytes(key) for (key,) in self._select("SELECT peer_key FROM spoken"))
 
     def load_own_stamp(self) -> bytes:
         """The last timestamp of our own initiations, empty when none is known."""

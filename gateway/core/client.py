@@ -55,6 +55,7 @@ def on_path_removed(s: Session, turn: Turn, seen: inp.PathRemoved) -> None:
 
 def on_welcomed(s: Session, turn: Turn, seen: inp.Welcomed) -> None:
     """The greater of two authenticated claims wins; attempts go on above the last accepted one."""
+    s.stock = False  # a late WELCOME upgrades in place
     s.learn_epoch(seen.epoch)
     s.attempt_id = max(s.attempt_id, seen.attempt_id)
     on_peer_binding(s, turn, inp.PeerBinding(seen.epoch, seen.path_id))

@@ -140,6 +140,7 @@ _BOTH: Final[Mapping[type[inp.Input], Handler]] = {
     inp.PeerTerminated: _end(Trigger.TERMINATE, Reason.PEER_TERMINATED),
     inp.Superseded: _end(Trigger.TERMINATE, Reason.SUPERSEDED),
     inp.SecurityViolation: _on_violation,
+    inp.PlainWireguard: stock.on_plain,
     inp.PolicyChanged: _on_policy,
     inp.Restarted: _on_restarted,
 }

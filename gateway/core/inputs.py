@@ -313,6 +313,17 @@ class Restarted(Input):
     """Own process restarted and found this session in the store (T22). Made by ``restore`` only."""
 
 
+@dataclass(frozen=True, slots=True)
+class PlainWireguard(Input):
+    """The other end left our HELLO unanswered (C), or sent none in time (G): it speaks plain WireGuard.
+
+    ``spoken``: it has spoken jump frames before, so somebody may be dropping them. ``required``: it has to speak them.
+    """
+
+    spoken: bool
+    required: bool = False
+
+
 # --- stock peers (protocol.md §2) --------------------------------------------------------------------------------
 
 

@@ -18,14 +18,30 @@ from gateway.core.path import DEAD, VALIDATED, Path
 from gateway.core.policy import Policy, Roaming
 from gateway.core.reasons import Reason
 from gateway.core.session import Session, Turn
-from gateway.core.states import Evidence, State, SwitchClass
+from gateway.core.states import Evidence, Role, State, SwitchClass
 from gateway.core.switching import Commit, commit, path_died
+from gateway.core.transitions import Trigger
 
 IMPLICIT_PATH_ID: Final = 1
 # A copied packet may cost us one initiation per 5 s, not one per packet.
 INITIATE_EVERY_NS: Final = 5 * NS_PER_S
 # Moving away from where the last handshake was costs two tokens: a forwarder cannot use up the owner's way back.
 ROAM_TOKENS: Final = 2
+
+
+def on_plain(s: Session, turn: Turn, seen: inp.PlainWireguard) -> None:
+    """Served as a stock peer from now on, audited if that is less than it could; never if it must not be.
+
+    A client cannot know who is silent, so it goes on asking; a gateway has the peer's own authentic word.
+    """
+    if seen.required:
+        s.alarm(turn, Reason.PROTOCOL_DOWNGRADE, "no jump frames from a peer that must speak them")
+        if s.role is Role.GATEWAY:
+            s.step(turn, Trigger.KEY_LOST, Reason.SECURITY_VIOLATION, s.facts(turn.now_ns, proven=True))
+        return
+    s.stock = True
+    if seen.spoken:
+        s.alarm(turn, Reason.PROTOCOL_DOWNGRADE, "no jump frames from a peer that has spoken them before")
 
 
 def on_silent(s: Session, turn: Turn, _: inp.StockSilent) -> None:

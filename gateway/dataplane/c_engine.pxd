@@ -192,6 +192,7 @@ cdef extern from "jv/binding.h" nogil:
 
     int jv_engine_open_paths(jv_engine *e, uint32_t slot, uint64_t now_ns)
     int jv_engine_promote(jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns)
+    int jv_engine_mute(jv_engine *e, uint32_t slot, bint mute, uint64_t now_ns)
     int jv_engine_set_path(jv_engine *e, uint32_t slot, uint8_t path_id, const jv_endpoint *at, uint64_t now_ns)
     int jv_engine_drop_path(jv_engine *e, uint32_t slot, uint8_t path_id)
     int jv_engine_lend(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns)

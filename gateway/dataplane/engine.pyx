@@ -326,6 +326,11 @@ cdef class Engine:
         NotFound for another keypair, or a responder's whose first message has not come."""
         check(c.jv_engine_promote(self._e, slot, local_index, now_ns), "promote keypair")
 
+    def mute(self, uint32_t slot, bint on, uint64_t now_ns):
+        """Whether inner packets wait (outwards) and are dropped (inwards): a peer that must speak jump frames has not
+        shown yet that it does. Everything else passes."""
+        check(c.jv_engine_mute(self._e, slot, on, now_ns), "mute session")
+
     def erase_keys(self, uint32_t slot, uint32_t keep_index=0):
         """End a session: wipe its keys, but for the keypair that carries the next one, and its paths."""
         check(c.jv_engine_erase_keys(self._e, slot, keep_index), "erase keys")

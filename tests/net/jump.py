@@ -154,9 +154,10 @@ class JumpGateway:
         tables: Tables | None = None,
         namespace: Namespace | None = None,
         keepalive: str | None = None,
+        protocol: str | None = None,
     ) -> JumpClient:
         """A client of this gateway with the keys of that peer; ``policy`` is the gateway's unless given."""
-        return JumpClient(self, number, endpoints, policy, tables or {}, namespace, keepalive)
+        return JumpClient(self, number, endpoints, policy, tables or {}, namespace, keepalive, protocol)
 
     def session_of(self, ident: str) -> SessionView:
         """The gateway's view of a session."""
@@ -175,6 +176,7 @@ class JumpClient:
         tables: Tables,
         namespace: Namespace | None,
         keepalive: str | None,
+        protocol: str | None,
     ) -> None:
         self.gateway, self.number, self.topology = gateway, number, gateway.topology
         self.namespace = namespace or self.topology.client
@@ -187,6 +189,7 @@ class JumpClient:
             "allowed_ips": list(ALLOWED),
         }
         table |= {"keepalive": keepalive} if keepalive else {}
+        table |= {"protocol": protocol} if protocol else {}
         keys = gateway.peer_keys[number]
         addresses = [f"{self.host}/{INNER_PREFIX}"]
         self.daemon = JvpnClient(gateway.lab, self.namespace, keys, addresses, table, **{**own, **tables})

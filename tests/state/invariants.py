@@ -88,6 +88,8 @@ class Verifier:
             self._restored(track, body)
         if name in ("CREATE", "RESTORE", "INPUT", "TIMER"):
             self._bounds(track, body)
+            if body.get("input") == "PlainWireguard":
+                track.windows.append(track.policy.window_ns(stock=True))
             return
         self._ordered(track, body)
         handler = getattr(self, "_" + name.lower(), None)

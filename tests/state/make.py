@@ -126,6 +126,7 @@ EXAMPLES: tuple[inp.Input, ...] = (
     inp.Evicted(),
     inp.PolicyChanged(Policy(cooldown_ns=2 * S)),
     inp.Restarted(),
+    inp.PlainWireguard(spoken=True),
     inp.StockSilent(),
     inp.StockHandshake("a1"),
     inp.StockAddressSeen("elsewhere", True),

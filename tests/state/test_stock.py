@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 from gateway.core import Policy, Reason, Role, Session, State, audit, driver
@@ -99,6 +100,34 @@ def test_a_late_hello_upgrades_in_place() -> None:
     driver.receive(s, inp.HelloSeen(4, "a1", 0), T0 + S)
     assert (s.stock, s.session_id, s.version, s.epoch) == (False, ident, version, epoch)
     assert (s.bound_id, [p.path_id for p in s.paths]) == (4, [4])
+
+
+def test_what_it_has_spoken_before_and_does_not_now_is_a_downgrade() -> None:
+    """protocol.md §2, `protocol`: served as plain WireGuard, and audited; nothing to audit for a real stock peer."""
+    for role, spoken in itertools.product(Role, (True, False)):
+        s = attached(role, paths=1, stock=role is Role.GATEWAY)
+        turn = driver.receive(s, inp.PlainWireguard(spoken), T0 + 4 * S)
+        assert (s.stock, s.state, s.bound_id, rows(turn)) == (True, State.ATTACHED, 1, [])
+        classes = [event.security_class for event in named(turn, "SECURITY_EVENT")]
+        assert classes == ([Reason.PROTOCOL_DOWNGRADE] if spoken else [])
+
+
+def test_a_late_welcome_upgrades_in_place() -> None:
+    s = attached(Role.CLIENT, paths=1)
+    driver.receive(s, inp.PlainWireguard(spoken=True), T0 + 4 * S)
+    driver.receive(s, inp.Welcomed(1, 1, 0), T0 + 34 * S)
+    assert (s.stock, s.state, s.version) == (False, State.ATTACHED, 1)
+
+
+def test_who_must_speak_jump_frames_is_never_served_without() -> None:
+    """The gateway has the peer's authentic word and ends it; a client hears silence, which ends nothing."""
+    theirs, ours = attached(Role.GATEWAY, paths=1), attached(Role.CLIENT, paths=1)
+    turns = [driver.receive(s, inp.PlainWireguard(False, required=True), T0 + 8 * S) for s in (theirs, ours)]
+    for turn in turns:
+        assert named(turn, "SECURITY_EVENT")[0].security_class is Reason.PROTOCOL_DOWNGRADE
+    assert rows(turns[0]) == ["T19"]
+    assert named(turns[0], "STATE_CHANGE")[0].reason is Reason.SECURITY_VIOLATION
+    assert (rows(turns[1]), ours.stock, ours.state) == ([], False, State.ATTACHED)
 
 
 def test_a_jump_request_on_a_stock_session_is_refused() -> None:

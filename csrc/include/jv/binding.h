@@ -19,6 +19,9 @@ JV_API int jv_engine_open_paths(struct jv_engine *e, uint32_t slot, uint64_t now
 /* HELLO and WELCOME have passed under a keypair that was installed with `hold`: the responder's becomes
  * current, the initiator's carries control messages. */
 JV_API int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns);
+/* Whether inner packets wait (outwards) and are dropped (inwards): a peer that must speak jump frames and has
+ * not shown it yet. Handshakes, keepalives and jump frames pass all the while. */
+JV_API int jv_engine_mute(struct jv_engine *e, uint32_t slot, bool mute, uint64_t now_ns);
 
 /* A validated path (client: one of its sockets) is at this address. An id that is there moves, with what was
  * measured on it; a new one is probed at once. Another path at the same address is dropped. ENOSPC beyond

@@ -43,6 +43,7 @@
 	X(DROP_INNER_VERSION, drop_inner_version) \
 	X(DROP_INNER_LENGTH, drop_inner_length) \
 	X(DROP_SOURCE, drop_source)               /* inner source not allowed to this peer */ \
+	X(DROP_UNGREETED, drop_ungreeted)         /* before the HELLO of a peer that must say one */ \
 	X(DROP_TUN_WRITE, drop_tun_write) \
 	/* inner packets refused, into the tunnel */ \
 	X(DROP_TUN_PACKET, drop_tun_packet)       /* malformed packet from the host */ \

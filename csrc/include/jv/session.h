@@ -91,6 +91,7 @@ struct jv_session {
     bool used;
     bool wanted;            /* Python was told that a handshake is needed and has not answered yet */
     bool another_keepalive; /* more data came in while a keepalive was already due */
+    bool mute;              /* no inner packet passes either way, see jv_engine_mute */
     bool no_gso;            /* UDP_SEGMENT failed on the way to this endpoint */
     uint16_t persistent_s;
     uint16_t stage_head; /* packets waiting for a key, oldest first */

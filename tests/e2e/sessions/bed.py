@@ -53,6 +53,7 @@ class Bed:
         gateway_tables: Mapping[str, Mapping[str, Any]] | None = None,
         client_tables: Mapping[str, Mapping[str, Any]] | None = None,
         peer_options: Mapping[str, Any] | None = None,
+        client_protocol: str | None = None,
         seed: int = 1,
         prefix: str = "",
     ) -> None:
@@ -66,7 +67,9 @@ class Bed:
             tables=gateway_tables,
             peer_options=peer_options,
         )
-        self.client = self.gateway.client(endpoints=endpoints, policy=client_policy, tables=client_tables)
+        self.client = self.gateway.client(
+            endpoints=endpoints, policy=client_policy, tables=client_tables, protocol=client_protocol
+        )
         self.clients = [self.client]
         self.ident = ""
 

@@ -111,12 +111,14 @@ def test_what_is_forgotten_is_gone(tmp_path: Path) -> None:
     for number in (1, 2):
         store.save_session(key(number), RECORD, b"", 1)
         store.save_stamp(key(number), bytes(12))
+        store.save_spoken(key(number), 1)
     store.flush()
     store.forget_session(key(1))
     assert [one.peer_key for one in store.load_sessions()] == [key(2)]
-    assert set(store.load_stamps()) == {key(1), key(2)}
+    assert set(store.load_stamps()) == store.load_spoken() == {key(1), key(2)}
     store.forget_peer(key(2))
     assert store.load_sessions() == []
+    assert store.load_spoken() == {key(1)}
     assert set(store.load_stamps()) == {key(1)}
     store.close()
 
