@@ -257,6 +257,8 @@ class Gateway:
         self._log.info(
             "session ended", peer=live.core.peer, session=live.core.session_id.hex(), reason=reason
         )
+        if self._keeper is not None:
+            self._keeper.reception.succeed(now_ns, live)
 
     async def _apply_routes(self) -> None:
         while self._route_changes and self._network is not None:

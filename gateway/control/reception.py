@@ -62,7 +62,7 @@ class Reception:
             self._sessions.feed(now_ns, live, inp.Confirmed(address_name(source)))
             self._expect_hello(now_ns, peer, birth)
         elif live.core.stock:
-            self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
+            self._renewed(now_ns, live, birth, source)
 
     def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
         """The first authenticated message under a keypair of ours."""
@@ -76,9 +76,21 @@ class Reception:
             self._sessions.feed(now_ns, live, inp.Confirmed(live.name(source)))
             self._expect_hello(now_ns, peer, birth)
         elif live.core.stock:
-            self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
+            self._renewed(now_ns, live, birth, source)
         elif live.core.session_id != birth.session_id:
             birth.hello_by_ns = now_ns + TAKEOVER_NS
+
+    def _renewed(self, now_ns: int, live: Live, birth: Birth, source: Endpoint) -> None:
+        live.successor_index = birth.index
+        self._sessions.feed(now_ns, live, inp.StockHandshake(live.name(source)))
+
+    def succeed(self, now_ns: int, live: Live) -> None:
+        """A stock session has reached its lifetime; if its peer has answered in time, the next one begins at once."""
+        kept = self._sessions.successor(live)
+        birth = live.peer.births.get(kept) if kept else None
+        if birth is not None:
+            fresh = self._create(now_ns, live.peer, birth)
+            self._sessions.feed(now_ns, fresh, inp.Confirmed(fresh.name(birth.source)))
 
     def _create(self, now_ns: int, peer: Peer, birth: Birth) -> Live:
         """A session is a stock one until a HELLO says otherwise, unless the peer must speak jump frames."""

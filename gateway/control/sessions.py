@@ -20,8 +20,10 @@ from gateway.core import effects as fx
 from gateway.core import inputs as inp
 from gateway.core.policy import Policy
 from gateway.core.rates import Bucket
+from gateway.core.reasons import Reason
 from gateway.core.session import Session, Turn
 from gateway.core.states import Role
+from gateway.core.stock import next_begins_ns
 from gateway.dataplane.engine import Endpoint, Engine
 
 RandomBytes = Callable[[int], bytes]
@@ -70,6 +72,7 @@ class Live:
         "ping_token",
         "pings",
         "response",
+        "successor_index",
     )
 
     def __init__(self, core: Session, peer: Peer) -> None:
@@ -81,6 +84,9 @@ class Live:
         self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
         self.born_index = 0  # C: the keypair of the handshake that made it
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
+        self.successor_index = (
+            0  # G: the keypair of a stock peer's last handshake, which may carry its next session
+        )
         self.key_use = KeyUse()
         self.ping_token = b""  # of the operator's PING that is being sent
         self.pings: Bucket | None = None  # how many of them there may be
@@ -418,4 +424,12 @@ class Sessions:
         live.peer.renews = False
         if live.peer.config.protocol == "jump":  # the next session begins with a greeting too
             self._engine.mute(live.slot, True, now_ns)
-        self._engine.erase_keys(live.slot, live.keep_index)
+        self._engine.erase_keys(live.slot, live.keep_index or self.successor(live))
+
+    @staticmethod
+    def successor(live: Live) -> int:
+        """The keypair that a lifetime's end leaves: the next session's, if that handshake has been made."""
+        core = live.core
+        expired = core.history()[-1].reason is Reason.SESSION_TTL_EXPIRED
+        fresh = core.stock and core.keys.born_ns >= next_begins_ns(core)
+        return live.successor_index if expired and fresh else 0

@@ -11,7 +11,7 @@ from gateway.core import budget as limits
 from gateway.core import effects as fx
 from gateway.core import events as ev
 from gateway.core import inputs as inp
-from gateway.core import reattach
+from gateway.core import reattach, stock
 from gateway.core.path import DEAD, PROBING, VALIDATED, Path, pto_ns
 from gateway.core.reasons import Reason
 from gateway.core.reattach import Accepted, Ask, Pending, Ruling, Standing
@@ -450,6 +450,7 @@ def work(s: Session, turn: Turn) -> None:
         facts = s.facts(turn.now_ns)
         s.step(turn, Trigger.ATTEMPT_FAILED, Reason.NO_CANDIDATE_TRANSPORT, facts)
     advise(s, turn)
+    stock.call_next(s, turn)
 
 
 def _pending_due_ns(s: Session, waiting: Pending) -> int:
@@ -490,7 +491,7 @@ def _challenges(s: Session, turn: Turn) -> None:
 
 def deadlines(s: Session) -> list[int]:
     """Every time (ns) at which the gateway acts by itself; zeros mean none."""
-    due = [advice_due_ns(s)]
+    due = [advice_due_ns(s), stock.next_due_ns(s)]
     if s.pending is not None:
         due.append(_pending_due_ns(s, s.pending))
     if s.inquiry is not None:

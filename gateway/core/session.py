@@ -95,6 +95,7 @@ class Session:
         "inquiry",
         "keys",
         "left_id",
+        "next_ns",
         "paths",
         "peer",
         "peer_bound",
@@ -160,6 +161,7 @@ class Session:
         self.accepted: Accepted | None = None
         self.inquiry: Inquiry | None = None
         self.advice_ns = 0
+        self.next_ns = 0  # G: when a stock peer is called again for its next session
         self.home = ""  # G: where a stock peer's last handshake was confirmed
 
     # --- reading ---

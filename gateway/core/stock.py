@@ -25,6 +25,9 @@ from gateway.core.transitions import Trigger
 IMPLICIT_PATH_ID: Final = 1
 # A copied packet may cost us one initiation per 5 s, not one per packet.
 INITIATE_EVERY_NS: Final = 5 * NS_PER_S
+# The next session's handshake begins that long before a lifetime ends (protocol.md §2), and is repeated that often.
+NEXT_BEFORE_NS: Final = 5 * NS_PER_S
+NEXT_EVERY_NS: Final = NS_PER_S
 # Moving away from where the last handshake was costs two tokens: a forwarder cannot use up the owner's way back.
 ROAM_TOKENS: Final = 2
 
@@ -71,6 +74,27 @@ def on_handshake(s: Session, turn: Turn, seen: inp.StockHandshake) -> None:
         _move(s, turn, path, seen.address, Reason.PEER_REPORTED_INSTABILITY)
     elif not home:
         _move(s, turn, path, seen.address, Reason.STOCK_ROAMING)
+
+
+def next_begins_ns(s: Session) -> int:
+    """From when on a completed handshake is the next session's."""
+    return s.born_ns + s.policy.max_lifetime_ns - NEXT_BEFORE_NS
+
+
+def next_due_ns(s: Session) -> int:
+    """When the peer is called for the session after this one, 0 = it has its key, or nobody is there to call."""
+    begins_ns = next_begins_ns(s)
+    if not s.stock or not s.bound_id or s.keys.born_ns >= begins_ns:
+        return 0
+    return max(begins_ns, s.next_ns)
+
+
+def call_next(s: Session, turn: Turn) -> None:
+    """A phone would notice the end of its session 15 s late; so its next handshake comes before."""
+    due = next_due_ns(s)
+    if due and due <= turn.now_ns:
+        s.next_ns = turn.now_ns + NEXT_EVERY_NS
+        turn.effects.append(fx.StartHandshake(IMPLICIT_PATH_ID))
 
 
 def _move(s: Session, turn: Turn, path: Path, address: str, reason: Reason) -> None:

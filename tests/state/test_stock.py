@@ -102,6 +102,28 @@ def test_a_late_hello_upgrades_in_place() -> None:
     assert (s.bound_id, [p.path_id for p in s.paths]) == (4, [4])
 
 
+def test_the_next_handshake_begins_five_seconds_before_a_lifetime_ends() -> None:
+    """protocol.md §2, stock sessions: once a second until it completes; then the session lives to its end."""
+    s = stock()
+    begins = T0 + s.policy.max_lifetime_ns - 5 * S
+    assert driver.next_deadline(s) == begins
+    assert effects(driver.timer_due(s, begins - 1), fx.StartHandshake) == []
+    for tries in range(3):
+        assert len(effects(driver.timer_due(s, begins + tries * S), fx.StartHandshake)) == 1
+        assert effects(driver.timer_due(s, begins + tries * S + S // 2), fx.StartHandshake) == []
+    driver.receive(s, inp.StockHandshake("a1"), begins + 3 * S)
+    assert effects(driver.timer_due(s, begins + 4 * S), fx.StartHandshake) == []
+    assert rows(driver.timer_due(s, begins + 5 * S)) == ["T17"]
+
+
+def test_nobody_is_called_for_a_next_session_who_is_lost_or_speaks_jump_frames() -> None:
+    lost, jump, ours = stock(), attached(Role.GATEWAY), attached(Role.CLIENT, paths=1, stock=True)
+    begins = T0 + lost.policy.max_lifetime_ns - 5 * S
+    driver.receive(lost, inp.StockSilent(), begins - 10 * S)
+    for s in (lost, jump, ours):
+        assert effects(driver.timer_due(s, begins), fx.StartHandshake) == []
+
+
 def test_what_it_has_spoken_before_and_does_not_now_is_a_downgrade() -> None:
     """protocol.md §2, `protocol`: served as plain WireGuard, and audited; nothing to audit for a real stock peer."""
     for role, spoken in itertools.product(Role, (True, False)):
