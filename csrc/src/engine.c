@@ -10,8 +10,8 @@
 static int open_parts(struct jv_engine *e, const struct jv_engine_config *config) {
     e->table = jv_table_new(config->sessions, config->window_bits, config->index_seed);
     e->routes = jv_routes_new(config->prefixes);
-    e->burst = jv_burst_new(JV_UDP_GRO, JV_TRAIN_BYTES_MAX);
-    e->sender = jv_sender_new(JV_UDP_GSO);
+    e->burst = jv_burst_new(e->udp_wanted, JV_TRAIN_BYTES_MAX);
+    e->sender = jv_sender_new(e->udp_wanted);
     e->handshakes = jv_ring_new(JV_RING_HANDSHAKE_BYTES);
     e->events = jv_ring_new(JV_RING_EVENT_BYTES);
     e->controls = jv_ring_new(JV_RING_CONTROL_BYTES);
@@ -30,6 +30,7 @@ struct jv_engine *jv_engine_new(const struct jv_engine_config *config, uint64_t 
     e->limits = config->limits;
     e->tun_fd = -1;
     e->client = config->client;
+    e->udp_wanted = (JV_UDP_GSO | JV_UDP_GRO) & ~config->udp_without;
     e->probe_budget = JV_PROBE_BUDGET;
     randombytes_buf(e->hash_key, sizeof e->hash_key);
     for (int i = 0; i < JV_SOCKETS_MAX; i++)
@@ -55,7 +56,7 @@ void jv_engine_free(struct jv_engine *e) {
     jv_ring_free(e->events);
     jv_ring_free(e->controls);
     jv_stage_free(&e->stage);
-    free(e->tx.arena);
+    jv_tx_free(e);
     free(e);
 }
 
@@ -78,7 +79,7 @@ int jv_engine_add_socket(struct jv_engine *e, int fd) {
     const int family = family_of(fd);
     if (family < 0)
         return family;
-    const int features = jv_udp_prepare(fd, JV_UDP_GSO | JV_UDP_GRO);
+    const int features = jv_udp_prepare(fd, e->udp_wanted);
     if (features < 0)
         return features;
     for (int i = 0; i < JV_SOCKETS_MAX; i++) {
@@ -116,13 +117,16 @@ unsigned jv_engine_udp_features(const struct jv_engine *e) {
     return any ? common : 0;
 }
 
-int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes) {
+int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes, unsigned features) {
     if (mtu_bytes < 576 || mtu_bytes > 65535)
         return -EINVAL;
     const int error = jv_tx_init(e, mtu_bytes);
-    if (error == 0)
-        e->tun_fd = fd;
-    return error;
+    if (error != 0)
+        return error;
+    e->tun_fd = fd;
+    e->tun_features = features & JV_TUN_VNET ? features : 0;
+    jv_coalesce_reset(&e->sink, e->tun_features);
+    return 0;
 }
 
 /* --- sessions and routes

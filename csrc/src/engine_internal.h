@@ -8,6 +8,7 @@
 
 #include "jv/binding.h"
 #include "jv/burst.h"
+#include "jv/coalesce.h"
 #include "jv/engine.h"
 #include "jv/frames.h"
 #include "jv/packet.h"
@@ -15,6 +16,7 @@
 #include "jv/ring.h"
 #include "jv/route.h"
 #include "jv/session.h"
+#include "jv/split.h"
 
 #define JV_NS_PER_S           1000000000ull
 #define JV_HEADER_BYTES       16u
@@ -27,7 +29,7 @@
 #define JV_SOCKETS_MAX          16
 #define JV_TX_PACKETS           64u /* per pump: about 0.1 ms of ChaCha20-Poly1305 at 1420 bytes */
 #define JV_RX_DATAGRAMS         64u
-#define JV_SINK_PACKETS         64u
+#define JV_TX_SUPERS            8u     /* per pump, and as much in smaller packets */
 #define JV_TICK_SESSIONS        1024u  /* sessions looked at per tick: below 1 ms */
 #define JV_STAGE_PACKETS        1024u  /* waiting packets of all sessions */
 #define JV_STAGE_PER_SESSION    64u    /* one session may not take the pool */
@@ -57,22 +59,17 @@ struct jv_stage {
     uint32_t len[JV_STAGE_PACKETS];
 };
 
-/* Packets are sealed one behind the other, so equal ones of one session are a train without a copy. */
+/* Packets are sealed out of `input` into the arena, one behind the other, so equal ones of one session are a
+ * train without a copy. */
 struct jv_tx {
+    uint8_t *input; /* what was read of the device: JV_TX_INPUT_BYTES */
     uint8_t *arena;
     uint32_t arena_bytes;
-    uint32_t used_bytes; /* sealed; the next packet is read JV_HEADER_BYTES behind */
+    uint32_t used_bytes; /* sealed */
     uint32_t trains;
     struct jv_train train[JV_TX_PACKETS];
     struct jv_session *owner[JV_TX_PACKETS]; /* of each train, valid until the flush */
-};
-
-struct jv_sink {
-    struct {
-        const uint8_t *packet;
-        uint32_t len;
-    } packets[JV_SINK_PACKETS];
-    uint32_t used;
+    struct jv_split split;
 };
 
 struct jv_engine {
@@ -92,11 +89,13 @@ struct jv_engine {
     uint64_t now_ns;        /* of the pump or tick that runs */
     uint64_t icmp_ns;       /* last answer to an inner sender */
     int tun_fd;
+    unsigned tun_features; /* JV_TUN_* */
+    unsigned udp_wanted;   /* JV_UDP_* */
     uint32_t mtu_bytes;
     struct jv_limits limits;
     struct jv_wheel wheel;
     struct jv_tx tx;
-    struct jv_sink sink;
+    struct jv_coalesce sink;
     struct jv_stage stage;
     struct jv_socket sockets[JV_SOCKETS_MAX];
     struct jv_counters counters;
@@ -188,13 +187,16 @@ bool jv_pmtu_answered(struct jv_engine *e, struct jv_session *s, struct jv_path 
 /* extra.c: a train of `s` that went to its endpoint, once more to where it is duplicated or copied. */
 void jv_extra_train(struct jv_engine *e, struct jv_session *s, const struct jv_train *train);
 
-/* sink.c: packets for the TUN, written at the end of the burst. The data stays where it is until the flush.
- */
-void jv_sink_add(struct jv_engine *e, const uint8_t *packet, uint32_t len);
+/* sink.c: packets for the TUN, written at the end of the burst. The data stays where it is until the flush,
+ * which writes into it. */
+void jv_sink_add(struct jv_engine *e, uint8_t *packet, const struct jv_ip *ip);
 void jv_sink_flush(struct jv_engine *e);
+/* One packet at once, beside the burst. */
+void jv_sink_write(struct jv_engine *e, uint8_t *packet, uint32_t len);
 
 /* tx.c */
 int jv_tx_init(struct jv_engine *e, uint32_t mtu_bytes) JV_WARN_UNUSED;
+void jv_tx_free(struct jv_engine *e);
 void jv_tx_keepalive(struct jv_engine *e, struct jv_session *s);
 void jv_tx_staged(struct jv_engine *e, struct jv_session *s);
 void jv_tx_flush(struct jv_engine *e);

@@ -101,7 +101,7 @@ static void deliver(struct jv_engine *e, struct jv_session *s, uint8_t *packet, 
         jv_count(&e->counters, JV_CTR_DROP_SOURCE);
         return;
     }
-    jv_sink_add(e, packet, ip.total_bytes);
+    jv_sink_add(e, packet, &ip);
 }
 
 struct jv_keypair *jv_rx_key(struct jv_engine *e, const uint8_t *datagram, struct jv_session **session) {

@@ -1,26 +1,29 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Packets on their way into the TUN device. Gathered during a burst and written at its end, so that runs of
- * one flow can leave as one super-packet. */
+ * one flow leave as one super-packet. */
 #include "engine_internal.h"
 
 #include <errno.h>
-#include <unistd.h>
 
-void jv_sink_add(struct jv_engine *e, const uint8_t *packet, uint32_t len) {
-    struct jv_sink *sink = &e->sink;
-    if (sink->used == JV_SINK_PACKETS)
-        jv_sink_flush(e);
-    sink->packets[sink->used].packet = packet;
-    sink->packets[sink->used].len = len;
-    sink->used++;
+/* One write of the device: behind the header of a super-packet, if it has such headers. */
+static bool write_device(struct jv_engine *e, const struct jv_vnet *vnet, const struct iovec *packet, int n,
+                         size_t bytes) {
+    struct iovec iov[1 + JV_COALESCE_IOV_MAX];
+    const bool with_header = e->tun_features & JV_TUN_VNET;
+    const size_t header_bytes = with_header ? sizeof *vnet : 0;
+    ssize_t written;
+    iov[0] = (struct iovec){.iov_base = (void *)(uintptr_t)vnet, .iov_len = header_bytes};
+    memcpy(iov + 1, packet, (size_t)n * sizeof *packet);
+    do
+        written = writev(e->tun_fd, iov + !with_header, n + with_header);
+    while (written < 0 && errno == EINTR);
+    return written == (ssize_t)(header_bytes + bytes);
 }
 
-static void write_packet(struct jv_engine *e, const uint8_t *packet, uint32_t len) {
-    ssize_t n;
-    do
-        n = write(e->tun_fd, packet, len);
-    while (n < 0 && errno == EINTR);
-    if (n != (ssize_t)len) {
+void jv_sink_write(struct jv_engine *e, uint8_t *packet, uint32_t len) {
+    const struct jv_vnet plain = {.gso_type = JV_VNET_GSO_NONE};
+    const struct iovec iov = {.iov_base = packet, .iov_len = len};
+    if (!write_device(e, &plain, &iov, 1, len)) {
         jv_count(&e->counters, JV_CTR_DROP_TUN_WRITE);
         return;
     }
@@ -28,8 +31,30 @@ static void write_packet(struct jv_engine *e, const uint8_t *packet, uint32_t le
     jv_count_add(&e->counters, JV_CTR_TUN_TX_BYTES, len);
 }
 
+static void write_group(struct jv_engine *e, unsigned i) {
+    const struct jv_group *g = &e->sink.group[i];
+    struct iovec iov[JV_COALESCE_IOV_MAX];
+    struct jv_vnet vnet;
+    const int n = jv_coalesce_take(&e->sink, i, &vnet, iov);
+    if (!write_device(e, &vnet, iov, n, g->total_bytes)) {
+        jv_count_add(&e->counters, JV_CTR_DROP_TUN_WRITE, g->merged);
+        return;
+    }
+    jv_count_add(&e->counters, JV_CTR_TUN_TX_PACKETS, g->merged);
+    jv_count_add(&e->counters, JV_CTR_TUN_TX_BYTES, g->total_bytes + (g->merged - 1u) * g->header_bytes);
+    jv_count_add(&e->counters, JV_CTR_TUN_TX_SUPERS, g->merged > 1);
+}
+
+void jv_sink_add(struct jv_engine *e, uint8_t *packet, const struct jv_ip *ip) {
+    if (jv_coalesce_full(&e->sink))
+        jv_sink_flush(e);
+    jv_coalesce_add(&e->sink, packet, ip);
+}
+
 void jv_sink_flush(struct jv_engine *e) {
-    for (uint32_t i = 0; i < e->sink.used; i++)
-        write_packet(e, e->sink.packets[i].packet, e->sink.packets[i].len);
-    e->sink.used = 0;
+    if (e->sink.groups_used == 0)
+        return;
+    for (unsigned i = 0; i < e->sink.groups_used; i++)
+        write_group(e, i);
+    jv_coalesce_reset(&e->sink, e->tun_features);
 }

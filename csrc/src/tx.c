@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Outwards: TUN -> UDP. Route by inner destination, take a counter, seal in place, and hand all trains of the
- * wakeup to one send. Packets are read directly behind the datagram sealed before them, so that equal ones of
- * one session lie as a train without a copy.
+/* Outwards: TUN -> UDP. Route by inner destination, split super-packets where they were read, take a counter,
+ * seal behind the datagram sealed before, so that equal ones of one session lie as a train without a copy,
+ * and hand all trains of the wakeup to one send.
  *
  * A packet without a usable key waits in the stage and asks for a handshake once. */
 #include "engine_internal.h"
@@ -10,20 +10,36 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* Header, padding to 16 and tag around one packet. */
-#define AROUND_BYTES (JV_HEADER_BYTES + 16 + JV_TAG_BYTES)
+#define PADDING_MAX 16u
+/* Header, padding and tag around one packet. */
+#define AROUND_BYTES (JV_HEADER_BYTES + PADDING_MAX + JV_TAG_BYTES)
+#define INPUT_BYTES  65535u
+/* What the kernel makes of a stream is 64 KB less headers. */
+#define PUMP_BYTES (JV_TX_SUPERS * 64000u)
 
 int jv_tx_init(struct jv_engine *e, uint32_t mtu_bytes) {
-    const uint32_t bytes = JV_TX_PACKETS * (mtu_bytes + AROUND_BYTES);
-    uint8_t *arena = malloc(bytes);
-    if (!arena)
+    const uint32_t singles = JV_TX_PACKETS * (mtu_bytes + AROUND_BYTES);
+    const uint32_t supers = JV_TX_SUPERS * (INPUT_BYTES + JV_TRAIN_SEGMENTS_MAX * AROUND_BYTES);
+    const uint32_t arena_bytes = singles > supers ? singles : supers;
+    uint8_t *arena = malloc(arena_bytes), *input = malloc(INPUT_BYTES + PADDING_MAX);
+    if (!arena || !input) {
+        free(arena);
+        free(input);
         return -ENOMEM;
-    free(e->tx.arena);
+    }
+    jv_tx_free(e);
     e->tx.arena = arena;
-    e->tx.arena_bytes = bytes;
+    e->tx.input = input;
+    e->tx.arena_bytes = arena_bytes;
     e->tx.used_bytes = e->tx.trains = 0;
     e->mtu_bytes = mtu_bytes;
     return jv_stage_init(&e->stage, mtu_bytes);
+}
+
+void jv_tx_free(struct jv_engine *e) {
+    free(e->tx.arena);
+    free(e->tx.input);
+    e->tx.arena = e->tx.input = NULL;
 }
 
 /* The kernel chooses the source address from now on. */
@@ -63,11 +79,11 @@ void jv_tx_flush(struct jv_engine *e) {
     e->tx.trains = e->tx.used_bytes = 0;
 }
 
-/* Where the next packet is put; sends what is there when it would not fit. */
-static uint8_t *next_packet(struct jv_engine *e) {
+/* Where the next datagram is put; sends what is there when it would not fit. */
+static uint8_t *next_datagram(struct jv_engine *e) {
     if (e->tx.trains == JV_TX_PACKETS || e->tx.used_bytes + e->mtu_bytes + AROUND_BYTES > e->tx.arena_bytes)
         jv_tx_flush(e);
-    return e->tx.arena + e->tx.used_bytes + JV_HEADER_BYTES;
+    return e->tx.arena + e->tx.used_bytes;
 }
 
 static bool extends(const struct jv_train *t, const struct jv_session *owner, const struct jv_session *s,
@@ -129,17 +145,20 @@ void jv_tx_sealed(struct jv_engine *e, struct jv_session *s, const struct jv_key
         jv_engine_want(e, s, JV_WANTED_REKEY);
 }
 
-/* Seals packet[0..len) where it stands and queues it. The counter is spent whatever happens next. */
+/* Seals packet[0..len), at most the MTU, and queues it. The counter is spent whatever happens next. What lies
+ * behind the packet, where its padding goes, may be the next segment and is put back. */
 static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uint32_t len) {
     struct jv_keypair *kp = s->current;
     struct jv_path *path = s->paths ? jv_paths_data(s->paths) : NULL;
     const uint32_t full = padded(path_mtu(e, s), len);
-    uint8_t *header = packet - JV_HEADER_BYTES;
+    uint8_t *header = next_datagram(e), behind[PADDING_MAX];
+    memcpy(behind, packet + len, PADDING_MAX);
     memset(packet + len, 0, full - len);
     jv_put_le32(header, JV_TYPE_TRANSPORT);
     jv_put_le32(header + 4, kp->remote_index);
     jv_put_le64(header + 8, kp->send_counter);
-    jv_aead_seal(&kp->send, kp->send_counter++, NULL, 0, packet, full, packet);
+    jv_aead_seal(&kp->send, kp->send_counter++, NULL, 0, packet, full, header + JV_HEADER_BYTES);
+    memcpy(packet + len, behind, PADDING_MAX);
     const uint32_t bytes = JV_HEADER_BYTES + full + JV_TAG_BYTES;
     queue(e, s, header, bytes);
     if (path)
@@ -166,89 +185,127 @@ void jv_tx_keepalive(struct jv_engine *e, struct jv_session *s) {
         ask_for_key(e, s);
         return;
     }
-    seal(e, s, next_packet(e), 0);
+    seal(e, s, e->tx.input, 0);
     jv_tx_flush(e);
 }
 
 void jv_tx_staged(struct jv_engine *e, struct jv_session *s) {
     while (s->stage_count > 0 && !s->mute && ready(e, s)) {
-        uint8_t *packet = next_packet(e);
-        const uint32_t len = jv_stage_take(&e->stage, s, packet);
-        seal(e, s, packet, len);
+        const uint32_t len = jv_stage_take(&e->stage, s, e->tx.input);
+        seal(e, s, e->tx.input, len);
     }
     jv_tx_flush(e);
 }
 
-/* Tells the inner sender why not, as a router would; the answer goes back into the TUN. */
-static void refuse(struct jv_engine *e, enum jv_icmp_kind kind, const struct jv_ip *ip, const uint8_t *packet,
-                   uint32_t mtu_bytes) {
+/* Tells the inner sender why not, as a router would; the answer goes back into the TUN and quotes the first
+ * of what was to be sent. */
+static void refuse(struct jv_engine *e, enum jv_icmp_kind kind, uint32_t mtu_bytes) {
     uint8_t reply[JV_ICMP_BYTES_MAX];
+    uint32_t bytes;
     if (e->now_ns - e->icmp_ns < JV_ICMP_INTERVAL_NS) {
         jv_count(&e->counters, JV_CTR_ICMP_LIMITED);
         return;
     }
-    const size_t n = jv_icmp_reply(kind, packet, ip->total_bytes, mtu_bytes, reply);
+    const uint8_t *packet = jv_split_next(&e->tx.split, &bytes);
+    const size_t n = jv_icmp_reply(kind, packet, bytes, mtu_bytes, reply);
     if (n == 0)
         return;
     e->icmp_ns = e->now_ns;
     jv_count(&e->counters, JV_CTR_ICMP_SENT);
-    jv_sink_add(e, reply, (uint32_t)n);
-    jv_sink_flush(e);
+    jv_sink_write(e, reply, (uint32_t)n);
 }
 
 /* IPv4 without DF may be fragmented, and outside the tunnel it is (RFC 791 §2.3); IPv6 carries 1280 bytes
  * whatever the link below does (RFC 8200 §5). */
 static bool fits(const struct jv_engine *e, const struct jv_session *s, const struct jv_ip *ip,
-                 const uint8_t *packet) {
-    const uint32_t mtu_bytes = path_mtu(e, s);
-    if (ip->total_bytes <= mtu_bytes)
+                 uint32_t bytes) {
+    if (bytes <= path_mtu(e, s))
         return true;
-    return ip->version == 4 ? !(packet[6] & 0x40) : ip->total_bytes <= 1280;
+    return ip->version == 4 ? !(e->tx.input[6] & 0x40) : bytes <= 1280;
 }
 
-static void tx_packet(struct jv_engine *e, uint8_t *packet, uint32_t len) {
-    struct jv_ip ip;
-    if (jv_ip_parse(packet, len, &ip) != JV_IP_OK) {
-        jv_count(&e->counters, JV_CTR_DROP_TUN_PACKET);
-        return;
+/* What the session cannot seal now waits; each segment is looked at, the key may reach its limit among them.
+ */
+static void seal_or_stage(struct jv_engine *e, struct jv_session *s) {
+    uint8_t *segment;
+    uint32_t bytes;
+    bool waits = false;
+    while ((segment = jv_split_next(&e->tx.split, &bytes)) != NULL) {
+        if (!s->mute && ready(e, s)) {
+            seal(e, s, segment, bytes);
+            continue;
+        }
+        jv_stage_put(&e->stage, s, segment, bytes, &e->counters);
+        waits = true;
     }
-    struct jv_session *s = jv_table_get(e->table, jv_engine_route(e, ip.version, ip.dst));
+    if (waits)
+        ask_for_key(e, s);
+}
+
+/* Where e->tx.input goes: one packet, or a super-packet of one flow. */
+static void tx_packet(struct jv_engine *e, const struct jv_ip *ip) {
+    const struct jv_split *split = &e->tx.split;
+    struct jv_session *s = jv_table_get(e->table, jv_engine_route(e, ip->version, ip->dst));
     if (!s) {
-        jv_count(&e->counters, JV_CTR_DROP_NO_ROUTE);
-        refuse(e, JV_ICMP_HOST_UNREACH, &ip, packet, 0);
+        jv_count_add(&e->counters, JV_CTR_DROP_NO_ROUTE, split->segments);
+        refuse(e, JV_ICMP_HOST_UNREACH, 0);
         return;
     }
     if (s->paths)
         jv_paths_active(e, s);
-    if (!fits(e, s, &ip, packet)) {
-        jv_count(&e->counters, JV_CTR_DROP_MTU);
-        refuse(e, JV_ICMP_TOO_BIG, &ip, packet, path_mtu(e, s));
+    if (!fits(e, s, ip, jv_split_largest(split))) {
+        jv_count_add(&e->counters, JV_CTR_DROP_MTU, split->segments);
+        refuse(e, JV_ICMP_TOO_BIG, path_mtu(e, s));
         return;
     }
-    if (!s->mute && ready(e, s)) {
-        seal(e, s, packet, ip.total_bytes);
+    seal_or_stage(e, s);
+}
+
+/* Counted as the packets that it stands for. */
+static void tx_read(struct jv_engine *e, const struct jv_vnet *vnet, uint32_t len) {
+    struct jv_split *split = &e->tx.split;
+    struct jv_ip ip;
+    if (jv_ip_parse(e->tx.input, len, &ip) != JV_IP_OK ||
+        jv_split_begin(split, vnet, e->tx.input, &ip) != 0 || jv_split_largest(split) > e->mtu_bytes) {
+        jv_count(&e->counters, JV_CTR_TUN_RX_PACKETS);
+        jv_count_add(&e->counters, JV_CTR_TUN_RX_BYTES, len);
+        jv_count(&e->counters, JV_CTR_DROP_TUN_PACKET);
         return;
     }
-    jv_stage_put(&e->stage, s, packet, ip.total_bytes, &e->counters);
-    ask_for_key(e, s);
+    jv_count_add(&e->counters, JV_CTR_TUN_RX_PACKETS, split->segments);
+    jv_count_add(&e->counters, JV_CTR_TUN_RX_BYTES, jv_split_bytes(split));
+    jv_count_add(&e->counters, JV_CTR_TUN_RX_SUPERS, split->segments > 1);
+    tx_packet(e, &ip);
+}
+
+/* Bytes of the packet, or a negative errno. */
+static ssize_t read_device(struct jv_engine *e, struct jv_vnet *vnet) {
+    const bool with_header = e->tun_features & JV_TUN_VNET;
+    const ssize_t header_bytes = with_header ? (ssize_t)sizeof *vnet : 0;
+    struct iovec iov[2] = {{.iov_base = vnet, .iov_len = sizeof *vnet},
+                           {.iov_base = e->tx.input, .iov_len = INPUT_BYTES}};
+    *vnet = (struct jv_vnet){.gso_type = JV_VNET_GSO_NONE};
+    const ssize_t n = readv(e->tun_fd, iov + !with_header, 1 + with_header);
+    if (n < 0)
+        return -errno;
+    return n > header_bytes ? n - header_bytes : 0;
 }
 
 int jv_engine_pump_tun(struct jv_engine *e, uint64_t now_ns) {
-    int taken = 0;
+    struct jv_vnet vnet;
+    uint32_t read_bytes = 0;
     ssize_t len = 0;
+    int taken = 0;
     if (!e->tx.arena)
         return -EBADF;
     e->now_ns = now_ns;
-    for (; taken < (int)JV_TX_PACKETS; taken++) {
-        uint8_t *packet = next_packet(e);
-        len = read(e->tun_fd, packet, e->mtu_bytes);
+    for (; taken < (int)JV_TX_PACKETS && read_bytes < PUMP_BYTES; taken++) {
+        len = read_device(e, &vnet);
         if (len < 0)
             break;
-        jv_count(&e->counters, JV_CTR_TUN_RX_PACKETS);
-        jv_count_add(&e->counters, JV_CTR_TUN_RX_BYTES, (uint64_t)len);
-        tx_packet(e, packet, (uint32_t)len);
+        read_bytes += (uint32_t)len;
+        tx_read(e, &vnet, (uint32_t)len);
     }
-    const int error = len < 0 ? errno : 0;
     jv_tx_flush(e);
-    return error && error != EAGAIN && error != EINTR ? -error : taken;
+    return len < 0 && len != -EAGAIN && len != -EINTR ? (int)len : taken;
 }

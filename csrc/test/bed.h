@@ -83,7 +83,7 @@ static inline void bed_end(struct end *x, bool client, uint64_t now_ns) {
     CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, pair) == 0);
     x->device = pair[0];
     x->inner = pair[1];
-    CHECK(jv_engine_set_tun(x->engine, x->device, MTU) == 0);
+    CHECK(jv_engine_set_tun(x->engine, x->device, MTU, 0) == 0);
     CHECK(jv_engine_add_session(x->engine, &x->slot) == 0);
     CHECK(jv_engine_new_index(x->engine, x->slot, &x->index) == 0);
     CHECK(jv_engine_add_route(x->engine, &route, x->slot) == 0);

@@ -53,7 +53,7 @@ static void open_end(struct end *x) {
     setsockopt(pair[1], SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
     x->device = pair[0];
     x->inner = pair[1];
-    CHECK(jv_engine_set_tun(x->engine, x->device, MTU) == 0);
+    CHECK(jv_engine_set_tun(x->engine, x->device, MTU, 0) == 0);
     CHECK(jv_engine_add_session(x->engine, &x->slot) == 0);
     CHECK(jv_engine_new_index(x->engine, x->slot, &x->index) == 0);
 }
@@ -250,7 +250,7 @@ static void slots_and_sockets_that_do_not_exist(void) {
     CHECK(jv_engine_stats(a.engine, 7, &stats) == -ENOENT);
     CHECK(jv_engine_remove_session(a.engine, 7) == -ENOENT);
     CHECK(jv_engine_send(a.engine, &to, (const uint8_t *)"x", 0) == -EINVAL);
-    CHECK(jv_engine_set_tun(a.engine, a.device, 100) == -EINVAL);
+    CHECK(jv_engine_set_tun(a.engine, a.device, 100, 0) == -EINVAL);
     for (int i = 0; i < 7; i++)
         CHECK(jv_engine_add_session(a.engine, &slot) == 0);
     CHECK(jv_engine_add_session(a.engine, &slot) == -ENOSPC);

@@ -50,7 +50,7 @@ from gateway.net.clientnet import ClientNetwork, ClientPlan
 from gateway.net.links import LinkWatch
 from gateway.net.linkstate import Snapshot
 from gateway.net.netlink import Netlink
-from gateway.net.tun import open_tun
+from gateway.net.tun import open_with
 from gateway.net.undo import UndoJournal
 from gateway.noise.handshake import Identity
 
@@ -230,9 +230,10 @@ class Client:
             timestamps=records.timestamps(),
             keeper=make,
             client=True,
+            offload=settings.offload,
         )
         self._tunnel, self._keeper = tunnel, made[0]
-        tunnel.attach([], open_tun(settings.interface), settings.mtu)
+        tunnel.attach([], open_with(settings.interface, settings.offload.tun), settings.mtu)
         records.follow(made[0].sessions)
         made[0].greeting.on_refused = self._log_refusal
         made[0].greeting.on_verdict = self._log_verdict

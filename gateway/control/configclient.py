@@ -14,6 +14,7 @@ from gateway.control.configgateway import (
     read_dns,
     read_fwmark,
     read_mtu,
+    read_offload,
     read_socket,
     read_timers,
 )
@@ -65,6 +66,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         control_socket=read_socket(tables.control.socket, problems),
         gateways=tuple(gateways.values()),
         transport=read_transport(tables.transport, problems),
+        offload=read_offload(tables.offload),
         warnings=tuple(problems.warnings),
     )
     check_gateways(gateways, config.public_key, problems)

@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from gateway.constants import REJECT_AFTER_TIME_NS, REKEY_AFTER_TIME_NS
 from gateway.control import configfields, keysfile
 from gateway.control.configfields import Address, Interface, Network
-from gateway.control.configmodel import Dns, GatewayConfig
+from gateway.control.configmodel import Dns, GatewayConfig, Offload
 from gateway.control.configpeers import NO_KEY, Origin, PeerIndex, read_carrier, read_peers, read_secret
 from gateway.control.configpolicy import read_policy, with_keys
 from gateway.control.configreport import Problems, decode, read_toml
@@ -22,6 +22,7 @@ from gateway.control.configschema import (
     GatewayFile,
     GatewayTable,
     KeysTable,
+    OffloadTable,
     PoolTable,
 )
 from gateway.noise.timers import DEFAULT as DEFAULT_TIMERS
@@ -71,6 +72,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         policy=with_keys(read_policy(tables.policy, problems), timers),
         control_socket=read_socket(tables.control.socket, problems),
         peers=peers,
+        offload=read_offload(tables.offload),
         warnings=tuple(problems.warnings),
     )
     problems.raise_if_any()
@@ -217,6 +219,11 @@ def read_timers(table: KeysTable, problems: Problems) -> Timers:
         except ValueError as error:
             problems.add("keys", str(error))
     return DEFAULT_TIMERS
+
+
+def read_offload(table: OffloadTable) -> Offload:
+    """The [offload] table; its words are checked where it is decoded."""
+    return Offload(table.tun, table.udp_segment, table.udp_gro)
 
 
 def read_socket(text: str, problems: Problems) -> Path | None:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from gateway.control.configfields import Address, Endpoint, Interface, Network
 from gateway.control.configschema import Protocol, Roaming
 from gateway.core.policy import Policy
+from gateway.net import tun
 from gateway.net.devices import Settings as Transport
 from gateway.noise.timers import Timers
 
@@ -48,6 +50,18 @@ class Dns:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    """What the kernel's packet merging is used for, where it has it."""
+
+    tun: tun.Offload = "full"
+    udp_segment: bool = True
+    udp_gro: bool = True
+
+
+DEFAULT_OFFLOAD: Final = Offload()
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """A gateway. ``control_socket`` is ``None`` for the default place in the runtime directory."""
 
@@ -72,6 +86,7 @@ class GatewayConfig:
     control_socket: Path | None
     peers: tuple[Peer, ...]
     warnings: tuple[str, ...]
+    offload: Offload = DEFAULT_OFFLOAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +121,4 @@ class ClientConfig:
     policy: Policy
     warnings: tuple[str, ...]
     transport: Transport = field(default_factory=Transport)
+    offload: Offload = DEFAULT_OFFLOAD

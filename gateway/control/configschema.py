@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gateway.constants import DEFAULT_MTU_BYTES, DEFAULT_PORT, UNDER_LOAD_HANDSHAKES_PER_S
+from gateway.net import tun
 from gateway.net.devices import Priority
 
 Roaming = Literal["handshake", "wireguard", "never"]
@@ -70,6 +71,14 @@ class KeysTable(Table, frozen=True):
     reject_after_time: str = "180s"
 
 
+class OffloadTable(Table, frozen=True):
+    """What the kernel's packet merging is used for; everything it has, by default."""
+
+    tun: tun.Offload = "full"
+    udp_segment: bool = True
+    udp_gro: bool = True
+
+
 class ControlTable(Table, frozen=True):
     socket: str = ""
 
@@ -97,6 +106,7 @@ class GatewayFile(Table, frozen=True):
     handshake: HandshakeTable = HandshakeTable()
     keys: KeysTable = KeysTable()
     policy: dict[str, dict[str, Any]] = {}
+    offload: OffloadTable = OffloadTable()
     control: ControlTable = ControlTable()
     peer: list[PeerTable] = []
 
@@ -150,6 +160,7 @@ class ClientFile(Table, frozen=True):
     client: ClientTable = ClientTable()
     keys: KeysTable = KeysTable()
     policy: dict[str, dict[str, Any]] = {}
+    offload: OffloadTable = OffloadTable()
     control: ControlTable = ControlTable()
     transport: TransportTable = TransportTable()
 

@@ -38,7 +38,7 @@ from gateway.dataplane.engine import Endpoint
 from gateway.errors import DataplaneError, JumpError
 from gateway.net.gatewaynet import GatewayNetwork, GatewayPlan
 from gateway.net.netlink import Netlink
-from gateway.net.tun import open_tun
+from gateway.net.tun import open_with
 from gateway.net.udp import open_listen
 from gateway.net.undo import UndoJournal
 from gateway.noise.handshake import Identity
@@ -151,6 +151,7 @@ class Gateway:
             limits=TunnelLimits(under_load_per_s=settings.under_load_per_s),
             timestamps=records.timestamps(),
             keeper=keeper,
+            offload=settings.offload,
         )
         self._tunnel = tunnel
         if isinstance(tunnel.keeper, GatewayKeeper):
@@ -160,7 +161,7 @@ class Gateway:
             tunnel.keeper.sessions.on_ended = self._session_ended
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)
-        tunnel.attach(sockets, open_tun(settings.interface), settings.mtu)
+        tunnel.attach(sockets, open_with(settings.interface, settings.offload.tun), settings.mtu)
         return tunnel
 
     async def _set_up_host(self, book: PeerBook) -> None:

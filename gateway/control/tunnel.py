@@ -18,6 +18,7 @@ from typing import Final
 
 from gateway.constants import NS_PER_S, UNDER_LOAD_HANDSHAKES_PER_S
 from gateway.control import clock
+from gateway.control.configmodel import DEFAULT_OFFLOAD, Offload
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.exchange import Exchange, Keeper
 from gateway.control.peers import Peer, PeerTable
@@ -59,6 +60,7 @@ class Tunnel:
         timestamps: TimestampSource | None = None,
         keeper: Callable[[dp.Engine], Keeper] = Roaming,
         client: bool = False,
+        offload: Offload = DEFAULT_OFFLOAD,
     ) -> None:
         self.engine = dp.Engine(
             sessions=limits.peers,
@@ -68,6 +70,8 @@ class Tunnel:
             limits=timers,
             now_ns=clock.now_ns(),
             client=client,
+            udp_segment=offload.udp_segment,
+            udp_gro=offload.udp_gro,
         )
         self.identity = identity
         self.timers = timers
@@ -106,7 +110,7 @@ class Tunnel:
         """Hand over the open descriptors; the tunnel closes them in `stop`."""
         for sock in sockets:
             self.add_socket(sock)
-        self.engine.set_tun(tun.fd, mtu_bytes)
+        self.engine.set_tun(tun.fd, mtu_bytes, tun.features)
         self._tun = tun
 
     def add_socket(self, sock: socket.socket) -> int:
@@ -187,7 +191,7 @@ class Tunnel:
         """Which offloads are in use, by name."""
         tun = self._tun.features if self._tun is not None else frozenset()
         udp = self.engine.udp_features()
-        return {**udp, **{name: name in tun for name in ("vnet_hdr", "tso4", "tso6", "uso4", "uso6")}}
+        return {**udp, **{name: name in tun for name in ("vnet_hdr", "csum", "tso4", "tso6", "uso4", "uso6")}}
 
     # --- wakeups ----------------------------------------------------------------------------------------------
 

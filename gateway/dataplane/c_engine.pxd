@@ -46,6 +46,15 @@ cdef extern from "jv/burst.h" nogil:
         JV_UDP_GRO
 
 
+cdef extern from "jv/vnet.h" nogil:
+    enum:
+        JV_TUN_VNET
+        JV_TUN_TSO4
+        JV_TUN_TSO6
+        JV_TUN_USO4
+        JV_TUN_USO6
+
+
 cdef extern from "jv/engine.h" nogil:
     cdef struct jv_engine:
         pass
@@ -65,6 +74,7 @@ cdef extern from "jv/engine.h" nogil:
         uint8_t index_seed[32]
         jv_limits limits
         bint client
+        unsigned udp_without
 
     cdef struct jv_event:
         uint16_t kind
@@ -119,7 +129,7 @@ cdef extern from "jv/engine.h" nogil:
     int jv_engine_remove_socket(jv_engine *e, int socket_id)
     unsigned jv_engine_udp_features(const jv_engine *e)
     int jv_engine_socket_for(jv_engine *e, int family)
-    int jv_engine_set_tun(jv_engine *e, int fd, uint32_t mtu_bytes)
+    int jv_engine_set_tun(jv_engine *e, int fd, uint32_t mtu_bytes, unsigned features)
     int jv_engine_add_session(jv_engine *e, uint32_t *slot)
     int jv_engine_remove_session(jv_engine *e, uint32_t slot)
     int jv_engine_new_index(jv_engine *e, uint32_t slot, uint32_t *index)

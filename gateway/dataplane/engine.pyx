@@ -70,6 +70,15 @@ WANTED_REKEY = c.JV_WANTED_REKEY
 WANTED_SILENT = c.JV_WANTED_SILENT
 NO_DEADLINE = 0xFFFFFFFFFFFFFFFF
 
+# As gateway/net/tun.py names what an open device has; others are not the engine's business.
+cdef dict TUN_FEATURES = {
+    "vnet_hdr": c.JV_TUN_VNET,
+    "tso4": c.JV_TUN_TSO4,
+    "tso6": c.JV_TUN_TSO6,
+    "uso4": c.JV_TUN_USO4,
+    "uso6": c.JV_TUN_USO6,
+}
+
 cdef int AF_INET = socket.AF_INET
 cdef int AF_INET6 = socket.AF_INET6
 
@@ -210,6 +219,7 @@ cdef class Engine:
     """Owns sockets, TUN device, sessions and routes of one worker. Not safe to share between threads.
 
     `client`: jump frames travel towards the client, and only configured endpoints are ever answered.
+    `udp_segment`, `udp_gro`: False does without, whatever the kernel has.
 
     The caller keeps descriptors open for as long as the engine has them.
     """
@@ -217,7 +227,7 @@ cdef class Engine:
     cdef c.jv_engine *_e
 
     def __cinit__(self, *, int sessions, int prefixes, int window_bits, bytes index_seed not None, limits not None,
-                  uint64_t now_ns, bint client=False):
+                  uint64_t now_ns, bint client=False, bint udp_segment=True, bint udp_gro=True):
         cdef c.jv_engine_config config
         if len(index_seed) != 32:
             raise ValueError("index_seed is 32 random bytes")
@@ -233,6 +243,7 @@ cdef class Engine:
         config.limits.rekey_after_messages = limits.rekey_after_messages
         config.limits.reject_after_messages = limits.reject_after_messages
         config.client = client
+        config.udp_without = (0 if udp_segment else c.JV_UDP_GSO) | (0 if udp_gro else c.JV_UDP_GRO)
         self._e = c.jv_engine_new(&config, now_ns)
         if self._e is NULL:
             raise DataplaneError(f"data plane: {os.strerror(errno)}")
@@ -259,8 +270,12 @@ cdef class Engine:
         features = c.jv_engine_udp_features(self._e)
         return {"udp_segment": bool(features & c.JV_UDP_GSO), "udp_gro": bool(features & c.JV_UDP_GRO)}
 
-    def set_tun(self, int fd, int mtu_bytes):
-        check(c.jv_engine_set_tun(self._e, fd, mtu_bytes), "set TUN device")
+    def set_tun(self, int fd, int mtu_bytes, features=frozenset()):
+        """`features`: what the open device has, as words of `gateway.net.tun`; decides what its packets look like."""
+        cdef unsigned bits = 0
+        for word in features:
+            bits |= <unsigned>TUN_FEATURES.get(word, 0)
+        check(c.jv_engine_set_tun(self._e, fd, mtu_bytes, bits), "set TUN device")
 
     # --- sessions
 

@@ -10,14 +10,18 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from gateway.errors import HostError
 from gateway.net.remedy import check_interface_name, refused
 
 DEVICE: Final = "/dev/net/tun"
+
+# What a configuration may do without, each more than the one before.
+Offload = Literal["full", "no-uso", "no-tso", "off"]
 
 # linux/if_tun.h
 IFF_TUN: Final = 0x0001
@@ -26,6 +30,7 @@ IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
+TUNGETFEATURES: Final = 0x800454CF
 
 TUN_F_CSUM: Final = 0x01
 TUN_F_TSO4: Final = 0x02
@@ -40,6 +45,7 @@ OFFLOAD_STEPS: Final = (
     TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6,
     0,
 )
+_FIRST_STEP: Final[dict[Offload, int]] = {"full": 0, "no-uso": 1, "no-tso": 2, "off": 2}
 _FEATURES: Final = (
     (TUN_F_CSUM, "csum"),
     (TUN_F_TSO4, "tso4"),
@@ -64,6 +70,11 @@ class Tun:
         os.close(self.fd)
 
 
+def open_with(name: str, offload: Offload) -> Tun:
+    """`open_tun` with what a configuration wants and this kernel has."""
+    return open_tun(name, vnet_hdr=offload != "off", offload_steps=OFFLOAD_STEPS[_FIRST_STEP[offload] :])
+
+
 def open_tun(
     name: str,
     *,
@@ -73,12 +84,13 @@ def open_tun(
 ) -> Tun:
     """Create the TUN device ``name``, or attach to a persistent one nobody holds.
 
-    ``vnet_hdr`` puts a 10-byte virtio_net_hdr before every packet and turns on the first of ``offload_steps``
-    that the kernel takes. HostError says what is missing.
+    ``vnet_hdr`` puts a 10-byte virtio_net_hdr before every packet, if the kernel can, and turns on the first of
+    ``offload_steps`` that it takes. HostError says what is missing.
     """
     check_interface_name(name)
     fd = _open_device()
     try:
+        vnet_hdr = vnet_hdr and bool(_flags_known(fd) & IFF_VNET_HDR)
         flags = (
             IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
         )
@@ -103,6 +115,14 @@ def _open_device() -> int:
             errno.ENXIO: "load the kernel module: modprobe tun",
         }
         raise refused(f"cannot open {DEVICE}", error, remedies.get(error.errno or 0, "")) from error
+
+
+def _flags_known(fd: int) -> int:
+    """The IFF_* flags this kernel's driver has; 0 when it cannot even be asked."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, TUNGETFEATURES, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 def _attach(fd: int, name: str, flags: int) -> None:

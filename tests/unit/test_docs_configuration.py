@@ -37,6 +37,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[forward]": configschema.ForwardTable,
     "[handshake]": configschema.HandshakeTable,
     "[keys]": configschema.KeysTable,
+    "[offload]": configschema.OffloadTable,
     "[control]": configschema.ControlTable,
     "[[peer]]": configschema.PeerTable,
     "peers.toml": configschema.PeersDocument,

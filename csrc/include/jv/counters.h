@@ -20,6 +20,8 @@
 	X(TUN_RX_BYTES, tun_rx_bytes) \
 	X(TUN_TX_PACKETS, tun_tx_packets) \
 	X(TUN_TX_BYTES, tun_tx_bytes) \
+	X(TUN_RX_SUPERS, tun_rx_supers)           /* reads of several packets at once; these count above, each */ \
+	X(TUN_TX_SUPERS, tun_tx_supers)           /* writes of several */ \
 	/* transport messages that authenticated */ \
 	X(RX_DATA, rx_data) \
 	X(RX_KEEPALIVE, rx_keepalive) \

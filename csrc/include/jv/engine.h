@@ -19,6 +19,7 @@
 #include "jv/index.h"
 #include "jv/route.h"
 #include "jv/session.h"
+#include "jv/vnet.h"
 
 struct jv_engine;
 
@@ -38,7 +39,8 @@ struct jv_engine_config {
     uint32_t window_bits; /* replay window of data, a power of two */
     uint8_t index_seed[JV_INDEX_SEED_BYTES];
     struct jv_limits limits;
-    bool client; /* which way jump frames travel; a client answers configured endpoints only */
+    bool client;          /* which way jump frames travel; a client answers configured endpoints only */
+    unsigned udp_without; /* JV_UDP_* to do without though the kernel has them */
 };
 
 enum jv_event_kind {
@@ -110,7 +112,9 @@ JV_API int jv_engine_remove_socket(struct jv_engine *e, int socket_id);
 JV_API int jv_engine_socket_for(struct jv_engine *e, int family) JV_WARN_UNUSED;
 /* JV_UDP_* that every socket has; 0 without a socket. */
 JV_API unsigned jv_engine_udp_features(const struct jv_engine *e);
-JV_API int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes) JV_WARN_UNUSED;
+/* features: JV_TUN_* of the open device. */
+JV_API int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes,
+                             unsigned features) JV_WARN_UNUSED;
 
 /* Sessions. All return 0 or a negative errno (ENOENT: no such slot; ENOSPC: the table is full). */
 JV_API int jv_engine_add_session(struct jv_engine *e, uint32_t *slot) JV_WARN_UNUSED;
