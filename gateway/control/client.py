@@ -32,6 +32,7 @@ from gateway.control.resolve import resolve_first
 from gateway.control.sessiondocs import SessionDocs
 from gateway.control.sessions import Live
 from gateway.control.status import status_document
+from gateway.control.told import Told, not_ours, told_by, with_learned
 from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
 from gateway.core.inputs import OperatorTerminate
@@ -45,7 +46,7 @@ from gateway.errors import (
     TryLater,
     UsageError,
 )
-from gateway.frames import Refuse, RefuseReason
+from gateway.frames import Refuse, RefuseReason, Welcome
 from gateway.net.clientnet import ClientNetwork, ClientPlan
 from gateway.net.links import LinkWatch
 from gateway.net.linkstate import Snapshot
@@ -132,6 +133,8 @@ class Client:
         self._leaving = False
         # What each gateway's endpoints resolved to.
         self._addresses: dict[bytes, list[tuple[str, int]]] = {}
+        # What each gateway said in its last WELCOME.
+        self._told: dict[bytes, Told] = {}
         # Slots of gateways whose silence was explained already.
         self._silent: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -238,6 +241,7 @@ class Client:
         made[0].greeting.on_refused = self._log_refusal
         made[0].greeting.on_verdict = self._log_verdict
         made[0].greeting.on_downgrade = self._log_downgrade
+        made[0].greeting.on_welcome = self._welcomed
         made[0].sessions.on_ended = self._session_ended
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
@@ -269,9 +273,11 @@ class Client:
             tunnel = self._tunnel
             if tunnel is None or not self._ready:
                 raise TryLater(f"{self._config.interface} is starting: looking up its gateway's address")
-            return status_document(
+            document = status_document(
                 tunnel, role="client", interface=self._config.interface, started_ns=self._started_ns
             )
+            told = {keysfile.encode_key(key): one.document() for key, one in self._told.items()}
+            return {**document, "told": told}
 
         async def stop(_args: dict[str, Any]) -> dict[str, Any]:
             self._end_sessions()
@@ -308,6 +314,27 @@ class Client:
             else "is a stock WireGuard peer: one path is used"
         )
         self._log.info("the gateway " + says, gateway=live.peer.config.name)
+
+    def _welcomed(self, live: Live, welcome: Welcome) -> None:
+        """What the gateway says of itself and of us; the first WELCOME of many is news, and one that differs."""
+        told, key = told_by(welcome), live.peer.config.public_key
+        before, self._told[key] = self._told.get(key), told
+        if before is not None and before[:2] == told[:2]:
+            return
+        foreign = not_ours(told, (address.ip for address in self._config.addresses))
+        if foreign:
+            self._log.warning(
+                "the gateway names other addresses for this client than its configuration",
+                only_here=foreign,
+                gateway_says=list(told.addresses),
+            )
+        if (
+            told.endpoints
+            and self._watch is not None
+            and self._tunnel is not None
+            and self._keeper is not None
+        ):
+            self._update_transports(self._tunnel, self._keeper, live.peer, self._watch.snapshot)
 
     def _log_refusal(self, live: Live, refusal: Refuse) -> None:
         try:
@@ -390,7 +417,10 @@ class Client:
         self, tunnel: Tunnel, keeper: ClientKeeper, peer: Peer, snapshot: Snapshot
     ) -> None:
         transports = keeper.transports[peer.slot]
-        transports.update(clock.now_ns(), snapshot, self._addresses.get(peer.config.public_key, []))
+        key = peer.config.public_key
+        known, allowed = self._addresses.get(key, []), self._config.transport.learn_endpoints
+        endpoints = with_learned(known, self._told.get(key, Told()), allowed=allowed)
+        transports.update(clock.now_ns(), snapshot, endpoints)
         live = keeper.sessions.of(peer.slot)
         if live is not None:
             keeper.refresh(live)

@@ -117,6 +117,15 @@ def endpoint(text: str) -> Endpoint:
     return Endpoint(host, port(port_text))
 
 
+def reachable(text: str) -> Endpoint:
+    """A literal address where others find this host, and a port."""
+    host, port_text = host_and_port(text)
+    found = address(host)
+    if found.is_unspecified or found.is_loopback or found.is_multicast or found.is_link_local:
+        raise ValueError(f"{shown(text)} leads to no other machine")
+    return Endpoint(str(found), port(port_text))
+
+
 def listen(text: str) -> Endpoint:
     """A literal local address and a port; port 0 lets the kernel choose."""
     host, port_text = host_and_port(text)

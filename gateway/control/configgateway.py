@@ -25,6 +25,7 @@ from gateway.control.configschema import (
     OffloadTable,
     PoolTable,
 )
+from gateway.frames import ENDPOINTS_MAX
 from gateway.noise.timers import DEFAULT as DEFAULT_TIMERS
 from gateway.noise.timers import Timers
 
@@ -60,6 +61,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         addresses=addresses,
         mtu=read_mtu(table.mtu, addresses, "gateway.mtu", problems),
         endpoint=problems.check_text("gateway.endpoint", configfields.endpoint, table.endpoint),
+        advertise=_advertise(table, problems),
         dns=read_dns(table.dns, "gateway.dns", problems),
         fwmark=read_fwmark(table.fwmark, "gateway.fwmark", problems),
         pools=pools,
@@ -98,6 +100,14 @@ def _listen(table: GatewayTable, problems: Problems) -> tuple[configfields.Endpo
             problems.add(f"gateway.listen[{position}]", f"{socket} stands there twice")
         seen.add(socket)
     return sockets
+
+
+def _advertise(table: GatewayTable, problems: Problems) -> tuple[configfields.Endpoint, ...]:
+    """What WELCOME tells clients; it has room for 16."""
+    found = problems.check_each("gateway.advertise", configfields.reachable, table.advertise)
+    if len(found) > ENDPOINTS_MAX:
+        problems.add("gateway.advertise", f"has {len(found)} entries; at most {ENDPOINTS_MAX} can be told")
+    return tuple(dict.fromkeys(found))
 
 
 def _pools(pool: PoolTable, table: GatewayTable, problems: Problems) -> tuple[Network, ...]:

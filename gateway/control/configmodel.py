@@ -73,6 +73,7 @@ class GatewayConfig:
     addresses: tuple[Interface, ...]
     mtu: int
     endpoint: Endpoint | None
+    advertise: tuple[Endpoint, ...]  # literal addresses
     dns: Dns
     fwmark: int
     pools: tuple[Network, ...]  # at most one IPv4 and one IPv6 prefix, IPv4 first

@@ -40,6 +40,7 @@ class GatewayTable(Table, frozen=True):
     addresses: list[str] = []
     mtu: int = DEFAULT_MTU_BYTES
     endpoint: str = ""
+    advertise: list[str] = []
     dns: list[str] = []
     fwmark: int = 0
     carrier: str = "udp"
@@ -149,6 +150,7 @@ class TransportTable(Table, frozen=True):
 
     allowed: list[str] = msgspec.field(default_factory=lambda: ["udp"])
     max_candidates: int = 8
+    learn_endpoints: bool = True
     include: list[str] = []
     exclude: list[str] = []
     device: list[DeviceTable] = []

@@ -30,6 +30,7 @@ def read_transport(table: TransportTable, problems: Problems) -> Settings:
             table.max_candidates,
             CANDIDATES_MAX,
         ),
+        learn_endpoints=table.learn_endpoints,
         include=problems.check_each("transport.include", _glob, table.include),
         exclude=problems.check_each("transport.exclude", _glob, table.exclude),
         devices=tuple(_device(each, n, problems) for n, each in enumerate(table.device)),

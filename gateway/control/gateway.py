@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import structlog
 
+from gateway import frames as fr
 from gateway.control import clock, config, daemon, statedir
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
@@ -158,6 +160,9 @@ class Gateway:
             self._keeper = tunnel.keeper
             records.follow(tunnel.keeper.sessions)
             tunnel.keeper.reception.on_spoken = records.spoke
+            tunnel.keeper.reception.endpoints = tuple(
+                fr.Endpoint(ip=ip_address(one.host), port=one.port) for one in settings.advertise
+            )
             tunnel.keeper.sessions.on_ended = self._session_ended
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)

@@ -64,6 +64,8 @@ class Greeting:
         self._welcomed: set[int] = set()  # slots whose gateway has answered a HELLO in this process
         # Told why a gateway does not serve us, for the log.
         self.on_refused: Callable[[Live, fr.Refuse], None] = lambda live, refusal: None
+        # Told what a gateway says of itself and of us.
+        self.on_welcome: Callable[[Live, fr.Welcome], None] = lambda live, welcome: None
         # Told when a gateway that has spoken jump frames before, or must, answers no HELLO.
         self.on_downgrade: Callable[[Live], None] = lambda live: None
         # Told when a gateway turned out to be a stock one, or a jump one.
@@ -193,6 +195,7 @@ class Greeting:
         self._sessions.feed(now_ns, live, answer)
         if first:
             self.on_verdict(now_ns, live, True)
+        self.on_welcome(live, welcome)
         return True
 
     def refused(self, now_ns: int, live: Live, refusal: fr.Refuse) -> None:

@@ -7,13 +7,14 @@ Rule 2: what takes a session from somebody costs a token of the peer: two device
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Final
 
 from gateway import frames as fr
 from gateway import suites
 from gateway.constants import NS_PER_MS, NS_PER_S
+from gateway.control.configfields import Network
 from gateway.control.peers import Birth, Peer
 from gateway.control.sessions import Live, Sessions, address_name
 from gateway.control.snapshot import snapshot_of
@@ -38,6 +39,8 @@ class Reception:
         self._engine = engine
         self._sessions = sessions
         self._policy_of = policy_of
+        # Further ways to this gateway, told to every client.
+        self.endpoints: tuple[fr.Endpoint, ...] = ()
         # A peer has said HELLO; the owner remembers it.
         self.on_spoken: Callable[[Peer], None] = lambda peer: None
 
@@ -201,8 +204,7 @@ class Reception:
         self._engine.erase_keys(live.slot, birth.index)
         live.has_paths = False
 
-    @staticmethod
-    def _welcome(live: Live, source: Endpoint) -> fr.Welcome:
+    def _welcome(self, live: Live, source: Endpoint) -> fr.Welcome:
         core = live.core
         return fr.Welcome(
             session_id=core.session_id,
@@ -212,8 +214,8 @@ class Reception:
             last_attempt_id=core.attempt_id,
             suite=suites.Suite.CHACHA20_POLY1305,
             policy=snapshot_of(core.policy),
-            inner_addresses=(),
-            endpoints=(),
+            inner_addresses=inner_addresses(live.peer.config.allowed_ips),
+            endpoints=self.endpoints,
             observed=fr.Endpoint(ip=ip_address(source.ip), port=source.port),
         )
 
@@ -266,6 +268,12 @@ class Reception:
         address, _, sent_ns = challenge
         answered = inp.ChallengeAnswered(address, answer.path_id, now_ns - sent_ns)
         self._sessions.feed(now_ns, live, answered)
+
+
+def inner_addresses(allowed_ips: Iterable[Network]) -> tuple[fr.InnerAddress, ...]:
+    """The peer's own addresses. A wider prefix is a network behind it, and WELCOME has room for eight."""
+    hosts = [net for net in allowed_ips if net.prefixlen == net.max_prefixlen][: fr.INNER_ADDRESSES_MAX]
+    return tuple(fr.InnerAddress(ip=net.network_address, prefix_bits=net.prefixlen) for net in hosts)
 
 
 def reason_of(number: int) -> Reason:

@@ -37,6 +37,7 @@ class Settings:
     include: tuple[str, ...] = ()  # when there is one, no other device is used
     exclude: tuple[str, ...] = ()  # stronger than include
     devices: tuple[DeviceRule, ...] = ()
+    learn_endpoints: bool = True  # may the gateway name further addresses of its own
 
     def rule(self, device: str) -> DeviceRule:
         """How a device of that name ranks."""

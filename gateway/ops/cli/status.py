@@ -86,7 +86,12 @@ def _screen(path: Path) -> str:
 
 def render(document: Mapping[str, Any]) -> str:
     """A status document as text. What it does not hold is left out."""
-    blocks = [_head(document), _peers(document.get("peers", ())), _faults(document.get("counters", {}))]
+    blocks = [
+        _head(document),
+        _peers(document.get("peers", ())),
+        *(_told(key, one) for key, one in document.get("told", {}).items()),
+        _faults(document.get("counters", {})),
+    ]
     return "\n\n".join(filter(None, blocks))
 
 
@@ -133,6 +138,16 @@ def prefixes(networks: Any) -> str:
     shown = ", ".join(networks[:_PREFIXES_SHOWN])
     more = len(networks) - _PREFIXES_SHOWN
     return f"{shown} +{more}" if more > 0 else shown or "-"
+
+
+def _told(key: str, told: Mapping[str, Any]) -> str:
+    """What a gateway says of itself and of us."""
+    rows = [
+        ("our addresses", ", ".join(told.get("inner_addresses", ()))),
+        ("further ways", ", ".join(told.get("endpoints", ()))),
+        ("it sees us at", str(told.get("observed", ""))),
+    ]
+    return "\n".join([f"gateway {key}", *(f"  {name:<13} {value}" for name, value in rows if value)])
 
 
 def _faults(counters: Mapping[str, Any]) -> str:

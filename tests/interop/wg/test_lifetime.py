@@ -68,4 +68,4 @@ def test_who_is_away_when_it_ends_gets_no_next_session(site: Site) -> None:
     assert gateway.call("sessions")["sessions"] == []
     tunnel.client.start()
     assert ping(site.client, BACKEND[0], count=1, wait_s=5.0).received == 1
-    assert len(journal.of("SESSION_CREATED")) == 2
+    journal.wait(lambda body: len(journal.of("SESSION_CREATED")) == 2, "the next session")
