@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import secrets
 import time
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,7 @@ from gateway.control.status import status_document
 from gateway.control.told import Told, not_ours, told_by, with_learned
 from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
-from gateway.core.inputs import OperatorTerminate
+from gateway.core.inputs import Input, LinkUp, OperatorTerminate, PathAdded
 from gateway.core.reasons import Reason
 from gateway.dataplane.engine import Engine
 from gateway.errors import (
@@ -133,6 +134,8 @@ class Client:
         self._leaving = False
         # What each gateway's endpoints resolved to.
         self._addresses: dict[bytes, list[tuple[str, int]]] = {}
+        # Uplinks that answers are let in by, as (device, its number).
+        self._loosened: frozenset[tuple[str, int]] = frozenset()
         # What each gateway said in its last WELCOME.
         self._told: dict[bytes, Told] = {}
         # Slots of gateways whose silence was explained already.
@@ -388,7 +391,7 @@ class Client:
         keeper.transports[peer.slot] = Transports(
             tunnel.engine,
             settings=self._config.transport,
-            emit=lambda one: keeper.transport_changed(clock.now_ns(), peer, one),
+            emit=lambda one: self._transport_changed(keeper, peer, one),
             watch=tunnel.watch,
             unwatch=tunnel.unwatch,
             own_device=self._config.interface,
@@ -412,6 +415,29 @@ class Client:
         live = self._records.resume(clock.now_ns(), keeper.sessions, peer, saved, policy)
         if live is not None:
             self._log.info("session resumed", session=live.core.session_id.hex())
+
+    def _transport_changed(self, keeper: ClientKeeper, peer: Peer, one: Input) -> None:
+        keeper.transport_changed(clock.now_ns(), peer, one)
+        if isinstance(one, PathAdded | LinkUp):
+            self._loosen(keeper)
+
+    def _loosen(self, keeper: ClientKeeper) -> None:
+        """Several uplinks: strict reverse-path filtering would drop the answers of all but the best one (IPv4 only)."""
+        bound = [path.candidate for one in keeper.transports.values() for path in one.paths()]
+        uplinks = frozenset((each.device, each.ifindex) for each in bound if ":" not in each.local_ip)
+        if len({device for device, _ in uplinks}) > 1 and not uplinks <= self._loosened:
+            self._loosened = uplinks
+            self._spawn(self._loosen_now(sorted({device for device, _ in uplinks})))
+
+    async def _loosen_now(self, devices: list[str]) -> None:
+        if self._network is None:
+            return
+        try:
+            warnings = await self._network.loosen(devices)
+        except JumpError as error:
+            warnings = (str(error),)
+        for warning in warnings:
+            self._log.warning("answers by further uplinks may be dropped", problem=warning)
 
     def _update_transports(
         self, tunnel: Tunnel, keeper: ClientKeeper, peer: Peer, snapshot: Snapshot
@@ -457,7 +483,10 @@ class Client:
         path = keeper.next_path(clock.now_ns(), peer)
         if path is not None:
             tunnel.engine.set_endpoint(peer.slot, endpoint_of(path), clock.now_ns())
-        task = asyncio.ensure_future(self._look_up_again(tunnel, keeper, peer))
+        self._spawn(self._look_up_again(tunnel, keeper, peer))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

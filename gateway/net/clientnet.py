@@ -35,7 +35,9 @@ MTU_MIN_BYTES: Final = 1280
 MTU_MAX_BYTES: Final = 65_400 - OVERHEAD_BYTES
 MARK_TRIES: Final = 64
 SRC_VALID_MARK: Final = "net/ipv4/conf/all/src_valid_mark"
-STRICT: Final = "1"  # rp_filter
+# rp_filter (RFC 3704): strict drops what comes in by another device than the best way back.
+STRICT: Final = "1"
+LOOSE: Final = "2"
 
 TABLE_AUTO: Final = "auto"
 TABLE_OFF: Final = "off"
@@ -97,6 +99,10 @@ class ClientNetwork:
         except BaseException:
             await self.down()
             raise
+
+    async def loosen(self, devices: Sequence[str]) -> tuple[str, ...]:
+        """Let answers in by each of these uplinks, not only by the best one of them; returns warnings."""
+        return await self._netlink.run(lambda _: _loosen(self._journal, devices))
 
     async def down(self) -> UndoReport:
         """Restore everything. The report names what could not be."""
@@ -163,7 +169,8 @@ class _SetUp:
     def _guard(self, mark: int) -> None:
         """Reverse-path filtering must look at the mark; strangers must not reach our inner addresses."""
         try:
-            sysctl.ensure(SRC_VALID_MARK, "1", self._journal.record)
+            with self._journal.settings() as others:
+                sysctl.ensure(SRC_VALID_MARK, "1", self._journal.record, others)
         except HostError as error:
             if _strict_reverse_path():
                 raise
@@ -219,8 +226,28 @@ def _free_mark(rtnl: Rtnl, preferred: int) -> int:
     raise HostError(f"the marks and routing tables {preferred} to {preferred + MARK_TRIES - 1} are all taken")
 
 
+def _loosen(journal: UndoJournal, devices: Sequence[str]) -> tuple[str, ...]:
+    """Only where it is strict: off stays off. The larger of the global value and the interface's holds."""
+    warnings: list[str] = []
+    everywhere = sysctl.read(_rp_filter("all"))
+    if everywhere == LOOSE:
+        return ()
+    with journal.settings() as others:
+        for device in devices:
+            own = sysctl.read(_rp_filter(device))
+            if own != LOOSE and STRICT not in (own, everywhere):
+                continue
+            try:
+                sysctl.ensure(_rp_filter(device), LOOSE, journal.record, others)
+            except HostError as error:
+                warnings.append(str(error))
+    return tuple(warnings)
+
+
+def _rp_filter(device: str) -> str:
+    return f"net/ipv4/conf/{device}/rp_filter"
+
+
 def _strict_reverse_path() -> bool:
     """The larger of the global value and the interface's holds (kernel ip-sysctl documentation)."""
-    return any(
-        sysctl.read(f"net/ipv4/conf/{name}/rp_filter") == STRICT for name in ("all", *sysctl.interfaces(4))
-    )
+    return any(sysctl.read(_rp_filter(name)) == STRICT for name in ("all", *sysctl.interfaces(4)))

@@ -133,8 +133,9 @@ def _set_up(rtnl: Rtnl, journal: UndoJournal, plan: GatewayPlan) -> list[str]:
     warnings = _firewall(journal, plan)
     rtnl.configure_link(plan.interface, addresses=plan.addresses, mtu_bytes=plan.mtu_bytes)
     if plan.forward:
-        for family in sorted({family_of(text) for text in plan.addresses}):
-            sysctl.enable_forwarding(family, plan.interface, journal.record)
+        with journal.settings() as others:
+            for family in sorted({family_of(text) for text in plan.addresses}):
+                sysctl.enable_forwarding(family, plan.interface, journal.record, others)
     return warnings
 
 

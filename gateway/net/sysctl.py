@@ -2,12 +2,14 @@
 """Kernel settings through /proc/sys. Keys are paths below it (``net/ipv4/ip_forward``): interface names hold
 dots.
 
-Rule: a setting that is already right is never written, so a read-only /proc (containers) is no error then.
+Rule 1: a setting that is already right is never written, so a read-only /proc (containers) is no error then.
+Rule 2: one that is right because another of our journals has made it so is recorded here too, with what it was before
+that (``others``): whoever is the last to need it puts it back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -36,13 +38,19 @@ def write(key: str, value: str) -> None:
         raise refused(f"cannot set {key.replace('/', '.')} = {value}", error) from error
 
 
-def ensure(key: str, value: str, record: Record) -> None:
+def ensure(key: str, value: str, record: Record, others: Sequence[Sysctl] = ()) -> None:
     """Set ``key`` unless it has the value; what it was is recorded first."""
     before = read(key)
     if before == value:
+        _claim((step for step in others if (step.key, step.after) == (key, value)), record)
         return
     record(Sysctl(key=key, before=before or "", after=value))
     write(key, value)
+
+
+def _claim(steps: Iterable[Sysctl], record: Record) -> None:
+    for step in steps:
+        record(step)
 
 
 def undo(step: Sysctl) -> bool:
@@ -65,7 +73,7 @@ def interfaces(family: int) -> list[str]:
     return []
 
 
-def enable_forwarding(family: int, own: str, record: Record) -> None:
+def enable_forwarding(family: int, own: str, record: Record, others: Sequence[Sysctl] = ()) -> None:
     """Forward packets of IPv``family`` between all interfaces; ``own`` is the tunnel's interface.
 
     Setting the global switch rewrites the switch of every interface, so those that differ are recorded first
@@ -75,6 +83,8 @@ def enable_forwarding(family: int, own: str, record: Record) -> None:
     """
     switch = "net/ipv4/ip_forward" if family == 4 else "net/ipv6/conf/all/forwarding"
     if read(switch) == "1":
+        if any((step.key, step.after) == (switch, "1") for step in others):
+            _claim((step for step in others if _forwards(step, family)), record)
         return
     for name in interfaces(family):
         conf = f"net/ipv{family}/conf/{name}"
@@ -83,3 +93,9 @@ def enable_forwarding(family: int, own: str, record: Record) -> None:
         elif family == 6 and name not in ("lo", own) and read(f"{conf}/accept_ra") == "1":
             ensure(f"{conf}/accept_ra", "2", record)
     ensure(switch, "1", record)
+
+
+def _forwards(step: Sysctl, family: int) -> bool:
+    """Whether it belongs to what ``enable_forwarding`` changes."""
+    name = step.key.rpartition("/")[2]
+    return step.key.startswith(f"net/ipv{family}/") and name in ("ip_forward", "forwarding", "accept_ra")

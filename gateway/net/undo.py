@@ -3,17 +3,19 @@
 
 Rule 1: a step is on the disk before its change is made, so what a killed process left can always be found.
 Rule 2: undoing is idempotent and touches only what is still as we left it; what is gone or somebody else's is
-passed.
+passed. So is a kernel setting that another journal of the same folder and machine has too: the last one restores it.
 
 What lives on the TUN device (addresses, routes through it) vanishes with it and needs no step.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -121,6 +123,21 @@ class UndoJournal:
             self._steps.append(step)
             self._save()
 
+    @contextmanager
+    def settings(self) -> Iterator[tuple[Sysctl, ...]]:
+        """While kernel settings are made: those that other journals hold. Nobody undoes one meanwhile."""
+        with _alone_in(self.path.parent):
+            yield self._others()
+
+    def _others(self) -> tuple[Sysctl, ...]:
+        """Kernel settings in the other journals of this folder, as far as they are about this very machine."""
+        here, found = _myself(), []
+        for path in sorted(self.path.parent.glob("undo-*.json")):
+            file = _decode(path) if path != self.path else None
+            if file is not None and _same_namespace(here, file.owner):
+                found += [step for step in file.steps if isinstance(step, Sysctl)]
+        return tuple(found)
+
     def undo_all(self, rtnl: Rtnl | None = None) -> UndoReport:
         """Undo all steps, latest first, and give the journal up. What fails stays in the journal."""
         file = self._read()
@@ -128,7 +145,16 @@ class UndoJournal:
         return self._undo(file, rtnl) if file else UndoReport()
 
     def _undo(self, file: _File, rtnl: Rtnl | None) -> UndoReport:
-        steps = _still_there(file, self.path)
+        with _alone_in(self.path.parent):
+            return self._undo_alone(file, rtnl)
+
+    def _undo_alone(self, file: _File, rtnl: Rtnl | None) -> UndoReport:
+        claimed = {step.key for step in self._others()}
+        steps = tuple(
+            step
+            for step in _still_there(file, self.path)
+            if not (isinstance(step, Sysctl) and step.key in claimed)
+        )
         skipped = tuple(str(step) for step in file.steps if step not in steps)
         if rtnl is not None or not any(isinstance(step, Route | Rule | Link) for step in steps):
             report, failed = _undo_steps(steps, rtnl)
@@ -248,12 +274,41 @@ def _need(value: T | None) -> T:
 def _still_there(file: _File, path: Path) -> tuple[AnyStep, ...]:
     """Steps whose object can still exist: after a reboot or when its namespace is gone, only files."""
     here = _myself()
-    same_namespace = (here.boot_id, here.netns_cookie) == (file.owner.boot_id, file.owner.netns_cookie)
-    if same_namespace and (here.netns_cookie or here.netns_inode == file.owner.netns_inode):
+    if _same_namespace(here, file.owner):
         return file.steps
     if here.boot_id == file.owner.boot_id and _namespace_exists(file.owner.netns_inode):
         raise HostError(f"{path} belongs to another network namespace: run this there (ip netns exec NAME …)")
     return tuple(step for step in file.steps if isinstance(step, FILE_STEPS))
+
+
+def _same_namespace(one: Owner, other: Owner) -> bool:
+    """Whether both stand for the same boot of the same network namespace."""
+    if (one.boot_id, one.netns_cookie) != (other.boot_id, other.netns_cookie):
+        return False
+    return bool(one.netns_cookie) or one.netns_inode == other.netns_inode
+
+
+def _decode(path: Path) -> _File | None:
+    """Another owner's journal; None for one that goes just now or cannot be read, which claims nothing."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_File)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time makes or undoes kernel settings. The lock is on the folder, so no file stays behind."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise refused(f"cannot open {folder}", error, "the state directory must be writable") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _namespace_exists(inode: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tests.net.lab import Namespace
 from tests.net.ledger import NETNS_ETC
 
-SETTINGS: Final = r"^net\.ipv[46]\.(ip_forward$|conf\..*\.(forwarding|src_valid_mark|accept_ra)$)"
+SETTINGS: Final = r"^net\.ipv[46]\.(ip_forward$|conf\..*\.(forwarding|src_valid_mark|rp_filter|accept_ra)$)"
 COMMANDS: Final = {
     "routes": ("ip", "-j", "-4", "route", "show", "table", "all"),
     "routes6": ("ip", "-j", "-6", "route", "show", "table", "all"),

@@ -77,6 +77,58 @@ def test_forwarding_that_was_on_stays_on(bed: Bed, tmp_path: Path) -> None:
     assert [bed.sysctl(key) for key in FORWARDING] == ["1", "1"]
 
 
+SECOND: dict[str, Any] = {"addresses": ["10.19.0.1/24", "fd19::1/64"]}
+
+
+@pytest.mark.parametrize("first", ["jv0", "jv1"])
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_the_last_of_two_gateways_turns_forwarding_off(
+    bed: Bed, tmp_path: Path, first: str, how: str
+) -> None:
+    """Whoever goes first, in order or killed and cleaned up after: the other one still forwards."""
+    before = bed.snapshot()
+    heard = "net/ipv6/conf/near/accept_ra"
+    with bed.agent(tmp_path) as one, bed.agent(tmp_path, "jv1") as two:
+        one.ask("gateway_up", **PLAN)
+        two.ask("gateway_up", **SECOND)
+        going, staying = (one, two) if first == "jv0" else (two, one)
+        if how == "stop":
+            assert going.ask("gateway_down")["failed"] == []
+        else:
+            going.kill()
+            with bed.agent(tmp_path, first) as successor:
+                assert successor.ask("recover")["failed"] == []
+        assert [bed.sysctl(key) for key in (*FORWARDING, heard)] == ["1", "1", "2"]
+        assert staying.ask("gateway_down")["failed"] == []
+    assert bed.snapshot() == before
+    assert bed.sysctl(heard) == "1"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_gateway_of_another_machine_left_claims_nothing(bed: Bed, tmp_path: Path) -> None:
+    """Journals in the same folder, but of another network namespace: nothing of theirs is here."""
+    with bed.agent(tmp_path) as here, bed.agent(tmp_path, "jv1", bed.outside) as there:
+        there.ask("gateway_up", **SECOND)
+        here.ask("gateway_up", **PLAN)
+        here.ask("gateway_down")
+        assert [bed.sysctl(key) for key in FORWARDING] == ["0", "0"]
+        there.ask("gateway_down")
+
+
+def test_a_third_gateway_inherits_through_the_second(bed: Bed, tmp_path: Path) -> None:
+    third = {"addresses": ["10.29.0.1/24"]}
+    with bed.agent(tmp_path) as a, bed.agent(tmp_path, "jv1") as b, bed.agent(tmp_path, "jv2") as c:
+        a.ask("gateway_up", **PLAN)
+        b.ask("gateway_up", **SECOND)
+        a.ask("gateway_down")
+        c.ask("gateway_up", **third)
+        b.ask("gateway_down")
+        # The third has IPv4 only, so IPv6 is nobody's any more.
+        assert [bed.sysctl(key) for key in FORWARDING] == ["1", "0"]
+        c.ask("gateway_down")
+    assert [bed.sysctl(key) for key in FORWARDING] == ["0", "0"]
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_nat_hides_the_client_and_lets_answers_in(bed: Bed, tmp_path: Path, version: int) -> None:
     with bed.agent(tmp_path) as agent, bed.udp(bed.outside, OUTSIDE[version], 7000) as far:

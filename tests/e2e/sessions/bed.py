@@ -54,11 +54,12 @@ class Bed:
         client_tables: Mapping[str, Mapping[str, Any]] | None = None,
         peer_options: Mapping[str, Any] | None = None,
         client_protocol: str | None = None,
+        shared: bool = False,
         seed: int = 1,
         prefix: str = "",
     ) -> None:
         self.lab = lab
-        self.topology = Topology.build(lab, prefix, second_client=second_client, seed=seed)
+        self.topology = Topology.build(lab, prefix, second_client=second_client, seed=seed, shared=shared)
         self.gateway = JumpGateway(
             lab,
             self.topology,
