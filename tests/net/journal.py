@@ -147,22 +147,26 @@ def problems(state_dir: Path) -> list[str]:
                 f"replay: {replayed.fault}\n  written:  {replayed.written}\n  replayed: {replayed.replayed}"
             )
     records = list(auditread.bodies([named.path for named in files]))
-    return found + [f"invariant: {text}" for text in invariants.verify(until_gap(records))]
+    return found + [f"invariant: {text}" for text in invariants.verify(with_beginning(records))]
 
 
-def until_gap(records: Sequence[Body]) -> list[Body]:
-    """Without the sessions of which records are missing: what was not written cannot be judged."""
+def with_beginning(records: Sequence[Body]) -> list[Body]:
+    """Without sessions that do not begin here: somebody has taken the files before away. A gap is a beginning."""
+    first: dict[str, str] = {}
+    for body in records:
+        if "session_id" in body:
+            first.setdefault(body["session_id"], body["event"])
+    headless = {ident for ident, event in first.items() if event not in ("CREATE", "RESTORE", "AUDIT_GAP")}
+    return [body for body in records if body.get("session_id") not in headless]
+
+
+def without_gaps(records: Sequence[Body]) -> list[Body]:
+    """Without the sessions of which records are missing: two ends can be compared only where both are whole."""
     gaps = [body for body in records if body["event"] == "AUDIT_GAP"]
     if any("session_id" not in body for body in gaps):
         return []
     holed = {body["session_id"] for body in gaps}
-    begun: set[str] = set()
-    for body in records:
-        ident = body.get("session_id")
-        if ident is not None and ident not in begun:
-            begun.add(ident)
-            holed |= set() if body["event"] in ("CREATE", "RESTORE") else {ident}
-    return [body for body in records if body.get("session_id") not in holed]
+    return [body for body in with_beginning(records) if body.get("session_id") not in holed]
 
 
 def pair_problems(client_dir: Path, gateway_dir: Path) -> list[str]:
@@ -170,7 +174,7 @@ def pair_problems(client_dir: Path, gateway_dir: Path) -> list[str]:
     ends = []
     for state_dir in (client_dir, gateway_dir):
         files = auditread.named_files([state_dir / FOLDER])
-        ends.append(until_gap(list(auditread.bodies([named.path for named in files]))))
+        ends.append(without_gaps(list(auditread.bodies([named.path for named in files]))))
     found = []
     for ident in {body["session_id"] for body in ends[0] if "session_id" in body}:
         mine, theirs = ([b for b in end if b.get("session_id") == ident] for end in ends)

@@ -31,6 +31,8 @@ END_ROWS = {"T2", "T16", "T17", "T18", "T19", "T20", "T21"}
 MINUTE = 60 * NS_PER_S
 # A shell may be late with a timer by this much before a bound counts as broken.
 SLACK_NS = 50 * NS_PER_MS
+# What a track holds where records are missing: whatever comes next is taken as it is, once.
+UNKNOWN = "?"
 SECRETS = {
     "key",
     "private_key",
@@ -65,6 +67,7 @@ class Track:
     policy: Policy = field(default_factory=Policy)
     windows: list[int] = field(default_factory=list)
     stock: bool = False
+    version_known: bool = True
 
 
 class Verifier:
@@ -79,6 +82,11 @@ class Verifier:
         name = body.get("event", "")
         if name == "POLICY":
             self._policies[body["policy"]] = from_json(body["values"])
+            return
+        if name == "AUDIT_GAP" and "session_id" not in body:
+            for track in self.tracks.values():
+                self._forget(track)
+                track.version_known = False
             return
         if "session_id" not in body:
             return
@@ -127,7 +135,7 @@ class Verifier:
     def _bounds(self, track: Track, body: Body) -> None:
         """Bounds in time, judged just before each input: they must have ended what they bound."""
         now = body["mono_ns"]
-        if not track.state or track.state == "TERMINATED" or body["event"] in ("CREATE", "RESTORE"):
+        if track.state in ("", "TERMINATED") or body["event"] in ("CREATE", "RESTORE"):
             return
         policy = self._policies.get(body["policy"], track.policy)
         if (
@@ -138,8 +146,49 @@ class Verifier:
         longest = max([policy.window_ns(track.stock), *track.windows])
         if track.lost_ns is not None and now - track.lost_ns > longest + SLACK_NS:
             self._bad(body, "I16 unbound too long")
-        if now - track.born_ns > policy.max_lifetime_ns + SLACK_NS:
+        if track.born_ns and now - track.born_ns > policy.max_lifetime_ns + SLACK_NS:
             self._bad(body, "I17 too old")
+
+    # --- gaps ---
+
+    @staticmethod
+    def _forget(track: Track) -> None:
+        """What cannot be known after a gap."""
+        if track.state != "TERMINATED":
+            track.state, track.bound = UNKNOWN, UNKNOWN
+        track.lost_ns = track.recovering_ns = None
+
+    def _audit_gap(self, track: Track, body: Body) -> None:
+        """A gap explains the versions of its range and nothing else: one before or behind it must be there."""
+        first, last = body["first_version"], body["last_version"]
+        if not first and not last:  # inputs were lost, no transition
+            return
+        if track.version_known and first != track.version + 1:
+            self._bad(body, f"I6 the gap begins at {first}, the version before was {track.version}")
+        if not 0 < first <= last or last > body["state_version"]:
+            self._bad(body, f"I6 a gap from {first} to {last}")
+        state = track.state
+        self._forget(track)
+        track.version, track.version_known = max(track.version, last), True
+        self._remembered(track, body, state)
+
+    def _remembered(self, track: Track, body: Body, state: str) -> None:
+        """The transitions of the gap that the session itself still knows, the latest ones."""
+        first, last = body["first_version"], body["last_version"]
+        version = last - len(body["history"])
+        whole = version == first - 1 and state != ""
+        expected = state if whole else UNKNOWN
+        for row in body["history"]:
+            version += 1
+            if row["version"] != version or not any(
+                (start, to) == (row["previous"], row["new"]) for start, _, to in EDGES
+            ):
+                self._bad(body, f"I5 the gap remembers {row['previous']} to {row['new']} as {row['version']}")
+            if expected not in (UNKNOWN, row["previous"]):
+                self._bad(body, f"I9 the gap remembers {row['previous']}, was {expected}")
+            expected = row["new"]
+        if body["history"]:
+            track.state = expected
 
     # --- events ---
 
@@ -158,6 +207,9 @@ class Verifier:
         highest = max(record["version"], body["fields"]["audited_version"])
         if highest < track.version:
             self._bad(body, "I6 the version went back over a restart")
+        if track.state and track.version_known and highest > track.version:
+            self._bad(body, f"I6 versions {track.version + 1} to {highest} are missing, and no gap says so")
+        track.version_known = True
         track.version = highest
         track.event_version = 0
         track.born_ns = body["mono_ns"] - record["age_ns"] - body["fields"]["down_ns"]
@@ -172,11 +224,12 @@ class Verifier:
             self._bad(body, f"I5 not an edge of the table: {edge}")
         elif body["reason"] not in REASONS[edge]:
             self._bad(body, f"I5 row {body['row']} has no reason {body['reason']}")
-        if body["previous_state"] != track.state:
+        if track.state != UNKNOWN and body["previous_state"] != track.state:
             self._bad(body, f"I9 previous is {body['previous_state']}, was {track.state}")
         if track.state == "TERMINATED":
             self._bad(body, "I10 TERMINATED left")
-        if body["state_version"] != track.version + 1:
+        missing = body["state_version"] != track.version + 1
+        if missing if track.version_known else body["state_version"] <= track.version:
             self._bad(body, f"I6 version after {track.version}")
         if body["new_state"] == "ATTACHED" and body["row"] not in ATTACHING:
             self._bad(body, "I4 ATTACHED by another row")
@@ -189,7 +242,7 @@ class Verifier:
             self._bad(body, "I3 ATTACHED without a binding")
         if new in ("BIRTH", "TERMINATED") and change["to"] is not None:
             self._bad(body, f"I3 {new} with a binding")
-        if change["from"] != track.bound and track.bound != "restored" and row != "T22":
+        if change["from"] != track.bound and track.bound not in ("restored", UNKNOWN) and row != "T22":
             self._bad(body, f"I11 the binding changed between transitions: {track.bound} to {change['from']}")
         if change["from"] != change["to"] and row not in BINDING_ROWS | CLEARING_ROWS | END_ROWS:
             self._bad(body, "I11 the binding changed in this row")
@@ -211,9 +264,10 @@ class Verifier:
             track.lost_ns = now
         elif track.bound is not None:
             track.lost_ns = None
-        if body["row"] == "T16" and body["reason"] != "POLICY" and track.lost_ns is None:
+        known = track.state != UNKNOWN
+        if body["row"] == "T16" and body["reason"] != "POLICY" and known and track.lost_ns is None:
             self._bad(body, "I18 ended by a window that was not open")
-        track.state, track.version = new, body["state_version"]
+        track.state, track.version, track.version_known = new, body["state_version"], True
 
     def _policy_event(self, track: Track, body: Body) -> None:
         if body["applied"] and body["policy_hash"] in self._policies:

@@ -444,6 +444,7 @@ def test_a_slow_disk_loses_what_the_queue_cannot_hold_and_says_what(tmp_path: Pa
     again = replayed(tmp_path)
     assert (verdict(tmp_path).fault, again.fault) == (None, None)
     assert again.partial == 1
+    assert verify_trace(written(tmp_path)) == []
 
 
 def test_a_dead_disk_at_start_and_for_ever_stops_nobody(tmp_path: Path) -> None:
