@@ -70,16 +70,23 @@ def run(config_path: Path, state_dir: Path) -> int:
     return daemon.run(Client(loaded, state_dir, log), log)
 
 
-def disconnect(state_dir: Path, interface: str | None) -> int:
-    """Stop the client of an interface, or undo what a killed one left. NotFound when there is neither."""
-    name = interface or _only_interface(state_dir)
-    path = statedir.control_socket(name)
-    journal = UndoJournal(state_dir, name)
+def disconnect(state_dir: Path, interface: str | None, socket: Path | None = None) -> int:
+    """Stop the client of an interface or behind a control socket, or undo what a killed one left in `state_dir`.
+
+    NotFound when there is neither.
+    """
+    name = interface or ("" if socket else _only_interface(state_dir))
+    path = socket or statedir.control_socket(name)
     with contextlib.suppress(DaemonUnreachable):
-        _ask_to_stop(path, name)
-        _wait_until_gone(journal, name)
+        name = _ask_to_stop(path, name)
+        _wait_until_gone(UndoJournal(state_dir, name), path)
         click.echo(f"{name}: disconnected")
         return 0
+    return _clean_up(state_dir, name or _only_interface(state_dir))
+
+
+def _clean_up(state_dir: Path, name: str) -> int:
+    journal = UndoJournal(state_dir, name)
     if journal.owner() is None:
         raise NotFound(f"{name}: no client runs and nothing was left behind")
     report = journal.recover()
@@ -90,11 +97,14 @@ def disconnect(state_dir: Path, interface: str | None) -> int:
     return 1 if report.failed else 0
 
 
-def _ask_to_stop(path: Path, name: str) -> None:
+def _ask_to_stop(path: Path, name: str) -> str:
+    """The name of the interface that goes. Refused when it is not the one that was meant."""
     try:
-        ctlclient.call(path, "stop")
+        if name and ctlclient.call(path, "interface")["interface"] != name:
+            raise Refused(f"{path} is the control socket of another interface than {name}")
+        return str(ctlclient.call(path, "stop")["interface"])
     except UsageError:  # it does not know the command
-        raise Refused(f"{name} is a gateway; SIGTERM or Ctrl-C ends it") from None
+        raise Refused(f"{name or path} is a gateway; SIGTERM or Ctrl-C ends it") from None
 
 
 def _only_interface(state_dir: Path) -> str:
@@ -107,11 +117,12 @@ def _only_interface(state_dir: Path) -> str:
     raise NotFound(f"several interfaces are up: {', '.join(found)}; name one")
 
 
-def _wait_until_gone(journal: UndoJournal, name: str) -> None:
+def _wait_until_gone(journal: UndoJournal, path: Path) -> None:
+    """Until everything is put back (its journal is gone), and the socket of a client with another state directory."""
     deadline_s = time.monotonic() + _DISCONNECT_WAIT_S
-    while journal.owner() is not None:
+    while journal.owner() is not None or ctlclient.owner_pid(path):
         if time.monotonic() > deadline_s:
-            raise TryLater(f"{name}: still disconnecting after {_DISCONNECT_WAIT_S:.0f} s")
+            raise TryLater(f"{journal.interface}: still disconnecting after {_DISCONNECT_WAIT_S:.0f} s")
         time.sleep(0.05)
 
 
@@ -285,9 +296,12 @@ class Client:
         async def stop(_args: dict[str, Any]) -> dict[str, Any]:
             self._end_sessions()
             stopping.ask()
-            return {"stopping": True}
+            return {"stopping": True, "interface": self._config.interface}
 
-        self._handlers: dict[str, Handler] = {"status": status, "stop": stop}
+        async def interface(_args: dict[str, Any]) -> dict[str, Any]:
+            return {"interface": self._config.interface}
+
+        self._handlers: dict[str, Handler] = {"status": status, "stop": stop, "interface": interface}
         self._control = ControlServer(self._control_path(), self._handlers, on_error=self._handler_failed)
         await self._control.start()
 

@@ -245,6 +245,32 @@ def test_after_kill_9_disconnect_removes_everything(lab: Lab, site: Site, file_t
     assert "nothing was left behind" in again.stderr
 
 
+def test_disconnect_finds_its_client_by_socket_and_state_directory(
+    lab: Lab, site: Site, gateway: JvpnGateway, file_text: str
+) -> None:
+    """From surroundings that know neither directory, as another service manager has them."""
+    before = host_state(site.client)
+
+    def disconnect(client: Daemon, *words: str) -> tuple[int, str]:
+        places = ["--socket", str(client.control_socket), "--state-dir", str(client.state_dir)]
+        done = site.client.run(python_module(CLI, "disconnect", *places, *words), check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    with connected(toml_client(lab, site, gateway, file_text), site) as client:
+        code, text = disconnect(client, "-i", "other0")
+        assert code == Refused.exit_code and "another interface than other0" in text
+        assert disconnect(client, DEVICE, "--interface", "other0")[0] == 2
+        assert disconnect(client) == (0, f"{DEVICE}: disconnected\n")
+        assert client.proc.wait(5.0) == 0
+        assert changed(before, host_state(site.client)) == set()
+        client.start()
+        client.kill()
+    code, text = disconnect(client, "-i", DEVICE)
+    assert (code, f"{DEVICE}: removed DNS in /etc/resolv.conf" in text) == (0, True)
+    assert changed(before, host_state(site.client)) == set()
+    assert disconnect(client)[0] == NotFound.exit_code
+
+
 def test_after_kill_9_the_next_start_recovers(lab: Lab, site: Site, file_text: str) -> None:
     before = host_state(site.client)
     with connected(JvpnQuickClient(lab, site.client, file_text, interface=DEVICE), site) as client:

@@ -14,7 +14,7 @@ Body = dict[str, Any]
 
 
 def life() -> list[Body]:
-    """A client's records: ATTACHED (1), its link is cut, VOLATILE (2), RECOVERING (3), ATTACHED (4) on the other path."""
+    """A client's records: ATTACHED (1), the link is cut, VOLATILE (2), RECOVERING (3), ATTACHED (4) again."""
     return [dict(body) for body in lives()[0]]
 
 

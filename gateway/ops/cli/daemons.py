@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from gateway.control import statedir
-from gateway.ops.cli.options import config_option, state_dir_option
+from gateway.errors import UsageError
+from gateway.ops.cli.options import config_option, interface_option, socket_option, state_dir_option
 
 
 @click.command(
@@ -47,15 +48,31 @@ def connect(ctx: click.Context, config_path: Path, state_dir: Path | None) -> No
     ctx.exit(daemon.run(config_path, statedir.state_dir(state_dir)))
 
 
-@click.command()
-@click.argument("interface", required=False)
+@click.command(epilog="What a killed client left stands in its state directory: name the one it ran with.")
+@click.argument("name", metavar="[INTERFACE]", required=False)
+@interface_option
+@socket_option
 @state_dir_option
 @click.pass_context
-def disconnect(ctx: click.Context, interface: str | None, state_dir: Path | None) -> None:
+def disconnect(
+    ctx: click.Context,
+    name: str | None,
+    interface: str | None,
+    socket: Path | None,
+    state_dir: Path | None,
+) -> None:
     """Stop the client of INTERFACE, or clean up what a killed one left behind.
 
     Without INTERFACE it acts on the only client there is.
+
+    \b
+    Examples:
+      jvpn disconnect
+      jvpn disconnect office
+      jvpn disconnect --socket /run/office/control.sock
     """
     from gateway.control import client as daemon
 
-    ctx.exit(daemon.disconnect(statedir.state_dir(state_dir), interface))
+    if name and interface and name != interface:
+        raise UsageError(f"two interfaces are named: {name} and {interface}")
+    ctx.exit(daemon.disconnect(statedir.state_dir(state_dir), name or interface, socket))
