@@ -8,9 +8,11 @@ client ───┤                  ├─── gateway ── backend
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,7 @@ from gateway.control import auditread
 from tests.e2e.sessions.bed import LONG_WINDOW, NS_PER_S, SHORT_WINDOW, WINDOW_S, Bed, in_order
 from tests.e2e.sessions.conftest import MakeBed
 from tests.net import journal
+from tests.net.jvpn import Daemon
 from tests.net.lab import Lab
 from tests.net.topology import BACKEND, SIDES, boot_ns
 from tests.net.traffic import wait_reachable
@@ -158,6 +161,71 @@ def test_b31_a_killed_gateway_resumes_its_sessions(make_bed: MakeBed) -> None:
     assert "OWNER_RESTARTED" in theirs.reasons(killed_ns)
     assert log.up.arrived_after(back_ns) > 500 and log.down.arrived_after(back_ns) > 500
     assert log.tcp.alive_after(back_ns), log.tcp
+
+
+def test_b31_a_gateway_killed_between_its_ack_and_the_disk_agrees_again(make_bed: MakeBed) -> None:
+    """I22: the store still has the binding before. The client's claim is the greater one, nothing old is accepted."""
+    bed = make_bed(policy=LONG_WINDOW)
+    bed.start()
+    target = bed.client.standby()
+    target.relay.record("up", 200)
+    with writer_held(bed.gateway.daemon.state_dir / "sessions-jv0.db") as stored_epoch:
+        bed.client.switch(target.side)
+        mine = bed.client.wait_view(lambda seen: seen.epoch == 2 and seen.state == "ATTACHED", "the ACK")
+        assert bed.gateway.session_of(bed.ident).epoch == 2
+        bed.gateway.daemon.kill()
+        assert stored_epoch() == 1
+    killed_ns = boot_ns()
+    old = target.relay.recorded("up")
+    bed.gateway.daemon.start()
+    bed.client.wait_settled(20.0)
+    again = bed.same_session()
+    restored = bed.gateway.journal.wait(lambda b: b["event"] == "RESTORE", "the session", since_ns=killed_ns)
+    assert restored["fields"]["record"]["epoch"] == 1
+    assert again.epoch == bed.gateway.session_of(bed.ident).epoch > mine.epoch
+    commits = [b for b in bed.gateway.journal.of("REATTACH_RESULT") if b["accepted"]]
+    assert (
+        len({b["binding_epoch"] for b in commits}) == len({b["attempt_id"] for b in commits}) == len(commits)
+    )
+    before, refused = bed.versions(), refusals(bed.gateway.daemon)
+    for index in range(len(old)):
+        target.relay.replay("up", index)
+    poll_until(
+        lambda: refusals(bed.gateway.daemon) >= refused + len(old) // 2, "the old datagrams are refused"
+    )
+    assert bed.versions() == before
+
+
+@contextmanager
+def writer_held(database: Path) -> Iterator[Callable[[], int]]:
+    """Keep the gateway's writer from committing; yields what asks for the stored epoch of the only session."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as held:
+        held.execute("BEGIN IMMEDIATE")
+        try:
+            yield lambda: int(held.execute("SELECT epoch FROM sessions").fetchone()[0])
+        finally:
+            held.execute("ROLLBACK")
+
+
+def refusals(gateway: Daemon) -> int:
+    """Datagrams under keys that nobody has any more."""
+    names = (
+        "drop_index",
+        "drop_stale_generation",
+        "drop_no_key",
+        "drop_auth",
+        "drop_replay_seen",
+        "drop_replay_old",
+    )
+    return sum(gateway.counter(name) for name in names)
+
+
+def poll_until(wanted: Callable[[], bool], what: str, timeout_s: float = 5.0) -> None:
+    """Wait for a condition."""
+    deadline_s = time.monotonic() + timeout_s
+    while not wanted():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
