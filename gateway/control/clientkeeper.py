@@ -33,7 +33,7 @@ class ClientKeeper(SessionKeeper):
         random_bytes: Callable[[int], bytes],
         instance_id: bytes,
     ) -> None:
-        super().__init__(engine, sink, random_bytes)
+        super().__init__(engine, sink, policy, random_bytes)
         self.greeting = Greeting(engine, self.sessions, instance_id, policy)
         self.transports: dict[int, Transports] = {}
         self._turn = 0

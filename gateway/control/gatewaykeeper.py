@@ -26,7 +26,7 @@ class GatewayKeeper(SessionKeeper):
     def __init__(
         self, engine: dp.Engine, sink: Sink, policy: Policy, random_bytes: Callable[[int], bytes]
     ) -> None:
-        super().__init__(engine, sink, random_bytes)
+        super().__init__(engine, sink, policy, random_bytes)
         self._policies = {roaming: replace(policy, roaming=roaming) for roaming in Roaming}
         self.reception = Reception(engine, self.sessions, self.policy_of)
         self._takeovers: dict[int, Peer] = {}

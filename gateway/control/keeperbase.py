@@ -16,6 +16,7 @@ from gateway.control.exchange import Exchange
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live, Sessions, Sink
 from gateway.core import inputs as inp
+from gateway.core.policy import Policy
 from gateway.dataplane import engine as dp
 from gateway.errors import ProtocolError
 from gateway.framefields import FrameError
@@ -29,8 +30,11 @@ class SessionKeeper:
     exchange: Exchange
     direction: fr.Direction
 
-    def __init__(self, engine: dp.Engine, sink: Sink, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, engine: dp.Engine, sink: Sink, policy: Policy, random_bytes: Callable[[int], bytes]
+    ) -> None:
         self.engine = engine
+        engine.set_probe_budget(policy.probe_budget)
         self.sessions = Sessions(engine, sink, random_bytes)
         self.sessions.on_handshake = self._handshake
         self.sessions.on_rekey = self._rekey

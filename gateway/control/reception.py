@@ -8,6 +8,7 @@ Rule 2: what takes a session from somebody costs a token of the peer: two device
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
@@ -17,11 +18,11 @@ from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control.configfields import Network
 from gateway.control.peers import Birth, Peer
 from gateway.control.sessions import Live, Sessions, address_name
-from gateway.control.snapshot import snapshot_of
+from gateway.control.snapshot import profile_of, snapshot_of
 from gateway.core import inputs as inp
 from gateway.core import rates
 from gateway.core.driver import First
-from gateway.core.policy import Policy
+from gateway.core.policy import Policy, problems
 from gateway.core.reasons import Reason
 from gateway.core.states import Role, State
 from gateway.core.stock import IMPLICIT_PATH_ID
@@ -187,6 +188,7 @@ class Reception:
             self._sessions.feed(now_ns, live, inp.KeyInstalled())
         fresh = not live.has_paths
         if fresh:
+            self._agree_profile(now_ns, live, hello)
             self._sessions.open_paths(now_ns, live)
         address = live.name(event.source)
         self._sessions.feed(now_ns, live, inp.HelloSeen(hello.path_id, address, hello.binding_epoch))
@@ -194,6 +196,13 @@ class Reception:
             self._sessions.bind_again(now_ns, live)
             self._sessions.on_persist(now_ns, live)  # a jump session from now on, also after a restart
         self._send(now_ns, live.peer, event, self._welcome(live, event.source))
+
+    def _agree_profile(self, now_ns: int, live: Live, hello: fr.Hello) -> None:
+        """Both ends use the larger interval that is asked for (session.md §4), if our policy may go that slowly."""
+        own = live.core.policy
+        profile = profile_of(max(own.profile.interval_ns, hello.liveness_interval_ms * NS_PER_MS))
+        if profile is not own.profile and not problems(slower := replace(own, profile=profile)):
+            self._sessions.feed(now_ns, live, inp.PolicyChanged(slower))
 
     def _displace(self, now_ns: int, live: Live, birth: Birth) -> None:
         """Another process of the same client goes on with the session: the one before is told, then forgotten."""

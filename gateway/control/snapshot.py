@@ -74,5 +74,9 @@ def agreed_policy(own: Policy, seen: PolicySnapshot) -> Policy:
 
 def _profile(own: Policy, seen: PolicySnapshot) -> Profile:
     """The profile with the larger interval (protocol.md §2)."""
-    interval_ns = max(own.profile.interval_ns, seen.liveness_interval_ms * NS_PER_MS)
+    return profile_of(max(own.profile.interval_ns, seen.liveness_interval_ms * NS_PER_MS))
+
+
+def profile_of(interval_ns: int) -> Profile:
+    """The profile nearest to an interval that the other end names."""
     return min(Profile, key=lambda profile: abs(profile.interval_ns - interval_ns))

@@ -98,7 +98,8 @@ The core trusts its shell for exactly this; the simulation's shell (`tests/sim/w
 - **`PeerBinding`** on each change of what the other end reports, and again while the two still differ.
 - **`HelloSeen.address` and `StockHandshake.address`** are addresses the handshake confirmed: the first transport
   message came from where our response went, or the response from where our initiation went.
-- **Effects in order.** `Persist` is durable before the effects after it leave. Challenge bytes are fresh per send and
+- **Effects in order.** `Persist` has handed its record to the store before the effects after it leave; it need not be
+  on disk by then (`docs/threat-model.md` says why I22 holds). Challenge bytes are fresh per send and
   kept by the shell; only the right RESPONSE becomes `ChallengeAnswered`, with the address its challenge went to.
 - **Journal** every CREATE, RESTORE, INPUT and TIMER before the events of its turn (`audit`): replay feeds on that.
 - **Across sessions:** capacity, ownership, one live session per peer, and takeovers (`rates.takeovers`,

@@ -191,4 +191,4 @@ class EraseKeys(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Persist(Effect):
-    """Write the session's record to the durable store before the effects that follow (session.md I22)."""
+    """Hand the session's record to the durable store before the effects that follow. They do not wait for the disk."""

@@ -69,3 +69,15 @@ def test_learned_ways_keep_to_max_candidates(make_bed: MakeBed) -> None:
     seen = bed.start()
     assert len(seen.paths) == 2
     assert len(told(bed.client.daemon)["endpoints"]) == 16
+
+
+def test_both_ends_probe_at_the_slower_pace_that_is_asked_for(make_bed: MakeBed) -> None:
+    """session.md §4, liveness.profile: the client asks in HELLO, the gateway goes along."""
+    slow = {**LONG_WINDOW, "liveness": {"profile": "metered"}}
+    bed = make_bed(policy=LONG_WINDOW, client_policy=slow, endpoints=ONE_UPLINK)
+    seen = bed.start(settled=False)
+    bed.client.journal.wait(lambda body: body.get("event") == "TRANSPORT_ATTACHED", "the session")
+    for journal in bed.ends():
+        policies = {body["policy"]: body["values"] for body in journal.records if body["event"] == "POLICY"}
+        last = [body for body in journal.records if body.get("session_id") == seen.session_id][-1]
+        assert policies[last["policy"]]["liveness.profile"] == "METERED"

@@ -139,3 +139,12 @@ def test_a_socket_error_finds_its_transports(bench: Bench) -> None:
     bench.keeper.socket_failed(T0, 3, errno.ENETUNREACH)
     bench.keeper.socket_failed(T0, 9, errno.ENETUNREACH)
     assert told == [(T0, 3, errno.ENETUNREACH)]
+
+
+def test_the_probe_budget_of_the_policy_is_the_data_planes(bench: Bench) -> None:
+    """liveness.probe_budget: idle paths are probed together at most that often, at most 25 s apart."""
+    later_ns = T0 + 3600 * NS_PER_S
+    bench.engine.tick(later_ns)
+    assert bench.engine.idle_paths > 0
+    ClientKeeper(bench.engine, Nowhere(), Policy(probe_budget=1), os.urandom, bytes(16))
+    assert bench.engine.idle_interval_ns == bench.engine.idle_paths * NS_PER_S
