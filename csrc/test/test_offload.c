@@ -6,6 +6,7 @@
  *     super-packets -> tun a <-> [engine a] -- UDP 127.0.0.1 -- [engine b] <-> tun b -> super-packets
  *     10.0.0.1, fd00::1                                                                10.0.0.2, fd00::2
  */
+#include "jv/binding.h"
 #include "jv/burst.h"
 #include "jv/engine.h"
 #include "jv/split.h"
@@ -355,6 +356,56 @@ static void what_waits_is_split_first(void) {
     close_pair(&a, &b);
 }
 
+/* Reads one answer of engine `a` to its own host: what it quotes, or NULL. */
+static const uint8_t *take_answer(struct end *a, uint8_t version, uint32_t *mtu_bytes) {
+    static uint8_t reply[2048];
+    const ssize_t n = recv(a->inner, reply, sizeof reply, 0);
+    const uint8_t *ip = reply + sizeof(struct jv_vnet), *icmp = ip + (version == 4 ? 20 : 40);
+    if (n < 100 || ip[0] >> 4 != version || memcmp(reply, &(struct jv_vnet){0}, sizeof(struct jv_vnet)) != 0)
+        return NULL;
+    *mtu_bytes = version == 4 ? jv_get_be16(icmp + 6) : jv_get_be32(icmp + 4);
+    return (version == 4 ? icmp[0] == 3 && icmp[1] == 4 : icmp[0] == 2) ? icmp + 8 : NULL;
+}
+
+/* Segments that the path does not carry: one answer that quotes the first of them, as a router would. */
+static void segments_beyond_the_path_mtu(void) {
+    static uint8_t packet[65536];
+    struct end a, b;
+    open_pair(&a, &b, ALL, ALL, 0);
+    install(&a, &b);
+    CHECK(jv_engine_open_paths(a.engine, a.slot, now_ns) == 0);
+    CHECK(jv_engine_set_path(a.engine, a.slot, 1, &b.at, now_ns) == 0);
+    CHECK(jv_engine_bind(a.engine, a.slot, 1, 1, now_ns) == 0);
+    CHECK(jv_engine_set_path_mtu(a.engine, a.slot, 1, 1300) == 0);
+    for (int i = 4; i <= 5; i++) { /* TCP with DF, over IPv4 and IPv6 */
+        struct inner x = flows[i].next;
+        const uint16_t fitting = (uint16_t)(1300 - inner_header_bytes(&x));
+        struct jv_vnet vnet = inner_vnet(&x, fitting + 1);
+        uint8_t expected[2048];
+        uint32_t mtu_bytes = 0;
+        x.payload = payload;
+        x.payload_bytes = 10u * fitting;
+        const struct inner quoted = inner_segment(&x, fitting + 1, 0);
+        const uint64_t dropped = count(&a, JV_CTR_DROP_MTU), at_ns = now_ns + (uint64_t)i * SECOND_NS;
+        put(&a, &vnet, packet, inner_make(&x, packet, true));
+        CHECK(jv_engine_pump_tun(a.engine, at_ns) == 1);
+        CHECK(count(&a, JV_CTR_DROP_MTU) == dropped + 10);
+        const uint8_t *quote = take_answer(&a, x.version, &mtu_bytes);
+        inner_make(&quoted, expected, false);
+        CHECK(quote && mtu_bytes == 1300 && memcmp(quote, expected, 500) == 0);
+        vnet = inner_vnet(&x, fitting);
+        flows[i].next = x;
+        for (uint32_t n = 0; n < 10; n++) {
+            const struct inner one = inner_segment(&x, fitting, n);
+            expect(&flows[i], &one);
+        }
+        put(&a, &vnet, packet, inner_make(&x, packet, true));
+        crank(&a, &b);
+        nothing_left();
+    }
+    close_pair(&a, &b);
+}
+
 /* A segment larger than the device's MTU, and garbage where the header is: counted, and nothing else. */
 static void what_is_no_packet_is_dropped(void) {
     static uint8_t packet[65536];
@@ -406,6 +457,7 @@ int main(void) {
     RUN(long_runs);
     RUN(a_super_packet_leaves_as_two_trains);
     RUN(what_waits_is_split_first);
+    RUN(segments_beyond_the_path_mtu);
     RUN(what_is_no_packet_is_dropped);
     RUN(a_pump_is_bounded);
     return failures();

@@ -135,7 +135,8 @@ class UdpStream:
     """A stream of numbered datagrams from one namespace to another, from construction until `stop`.
 
     With ``echo`` the receiving end sends every datagram back and the *sender* reports: a round trip through
-    both ways, which needs no route to the sender's socket but the one that a reply takes.
+    both ways, which needs no route to the sender's socket but the one that a reply takes. With ``segments``
+    so many datagrams are given to the kernel in one call (UDP_SEGMENT).
     """
 
     def __init__(
@@ -149,15 +150,16 @@ class UdpStream:
         size_bytes: int = 200,
         count: int | None = None,
         echo: bool = False,
+        segments: int = 1,
     ) -> None:
         kind = "udp-echo" if echo else "udp-recv"
         self._receiver = receiver.spawn(
             python_module(HELPER, kind, str(port)), f"{receiver.role}-{kind}{port}"
         )
         self._receiver.wait_line("^ready")
-        limit = [str(count)] if count is not None else []
         way = "udp-ping" if echo else "udp-send"
-        argv = python_module(HELPER, way, host, str(port), str(rate_pps), str(size_bytes), *limit)
+        numbers = map(str, (rate_pps, size_bytes, count or 0, segments))
+        argv = python_module(HELPER, way, host, str(port), *numbers)
         self._sender = sender.spawn(argv, f"{sender.role}-{way}{port}")
         self._echo = echo
         self._sender.wait_line("^ready")

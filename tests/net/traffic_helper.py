@@ -36,6 +36,8 @@ CONNECT_TIMEOUT_S: Final = 10.0
 UDP_BUFFER_BYTES: Final = 8 << 20
 # <asm-generic/socket.h>; Python does not name it.
 SO_RCVBUFFORCE: Final = 33
+# <linux/udp.h>
+UDP_SEGMENT: Final = 103
 RAMP_SLEEP_NS: Final = 50_000
 
 
@@ -246,22 +248,22 @@ def _udp_server(port: int) -> socket.socket:
     return sock
 
 
-def udp_send(host: str, port: str, rate_pps: str, size: str, count: str = "0") -> None:
+def udp_send(host: str, port: str, rate_pps: str, size: str, count: str, segments: str) -> None:
     """Send at a steady rate until SIGINT or until ``count`` are sent; report how many."""
     with _udp_client(host, int(port)) as sock:
         say("ready")
-        say({"sent": pace(sock, float(rate_pps), int(size), int(count))})
+        say({"sent": pace(sock, float(rate_pps), int(size), int(count), int(segments))})
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def udp_ping(host: str, port: str, rate_pps: str, size: str, count: str = "0") -> None:
+def udp_ping(host: str, port: str, rate_pps: str, size: str, count: str, segments: str) -> None:
     """As `udp_send`, then stay until SIGTERM and report the echoes that came back."""
     arrivals, stop = Arrivals(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with _udp_client(host, int(port)) as sock:
         threading.Thread(target=collect, args=(sock, arrivals), daemon=True).start()
         say("ready")
-        say({"sent": pace(sock, float(rate_pps), int(size), int(count))})
+        say({"sent": pace(sock, float(rate_pps), int(size), int(count), int(segments))})
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         stop.wait()
         say(arrivals.report())
@@ -277,20 +279,24 @@ def _udp_client(host: str, port: int) -> socket.socket:
     return sock
 
 
-def pace(sock: socket.socket, rate_pps: float, size: int, count: int) -> int:
+def pace(sock: socket.socket, rate_pps: float, size: int, count: int, segments: int) -> int:
     """Send by an absolute schedule, so that a late wake-up is caught up with; returns how many were sent."""
     stopping = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stopping.set())
-    payload, number, start_ns = bytearray(max(size, STAMP.size)), 0, time.monotonic_ns()
+    size = max(size, STAMP.size)
+    if segments > 1:
+        sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+    payload, number, start_ns = bytearray(size * segments), 0, time.monotonic_ns()
     while not stopping.is_set() and (count == 0 or number < count):
         wait_ns = start_ns + int(number * 1e9 / rate_pps) - time.monotonic_ns()
         if wait_ns > RAMP_SLEEP_NS:
             time.sleep(wait_ns / 1e9)
-        STAMP.pack_into(payload, 0, number, time.monotonic_ns())
+        for place in range(segments):
+            STAMP.pack_into(payload, place * size, number + place, time.monotonic_ns())
         # No route or a refused port: the datagram counts as sent and will be missing, as it should.
         with contextlib.suppress(OSError):
             sock.send(payload)
-        number += 1
+        number += segments
     return number
 
 
