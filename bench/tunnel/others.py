@@ -42,7 +42,7 @@ keepalive 10 60
 verb 3
 """
 FASTD: Final = """\
-log level info;
+log to stderr level verbose;
 mode tun;
 interface "{device}";
 method "salsa2012+umac";
@@ -237,5 +237,11 @@ class Fastd(TwoDaemons):
         return ["fastd", "--config", f"{self.folder}/{role}.conf"]
 
     def ready(self) -> str:
-        """The last step of its start."""
-        return "adding peer|up command|initialized"
+        """Its first line; the device comes with the connection."""
+        return "fastd .* starting"
+
+    def address(self, role: str, machine: Namespace) -> None:
+        """The client's is there by then."""
+        if role == "client":
+            self._running[-1].wait_line("established")
+            super().address(role, machine)
