@@ -46,11 +46,11 @@ static void copy_seen(struct jv_engine *e, const struct jv_arrival *a, uint64_t 
     }
 }
 
-/* Opens in place. Data suites of type 5 will be told apart here, by the suite chosen for the keypair. */
+/* Opens in place. */
 static bool open_control(struct jv_engine *e, const struct jv_keypair *kp, uint8_t *datagram, uint32_t len) {
     const uint64_t counter = jv_get_le64(datagram + 8);
     uint8_t *plain = datagram + JV_HEADER_BYTES;
-    if (datagram[1] != JV_SUITE_CONTROL || !kp->control) {
+    if (!kp->control) {
         jv_count(&e->counters, JV_CTR_DROP_SUITE);
         return false;
     }
@@ -64,13 +64,17 @@ static bool open_control(struct jv_engine *e, const struct jv_keypair *kp, uint8
 }
 
 /* The header is authenticated: its path, when we have it, is the one that sent the message. */
-static void credit_named(struct jv_arrival *a) {
+void jv_control_credit(struct jv_arrival *a) {
     struct jv_path *named = a->session->paths ? jv_paths_by_id(a->session->paths, a->path_id) : NULL;
     if (named)
         a->path = named;
 }
 
 void jv_control_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
+    if (datagram[1] != JV_SUITE_CONTROL) {
+        jv_suite_rx(e, msg, datagram, len);
+        return;
+    }
     struct jv_arrival a = {.msg = msg, .bytes = len, .path_id = datagram[2], .type = JV_TYPE_JUMP};
     const uint64_t counter = jv_get_le64(datagram + 8);
     a.kp = jv_rx_key(e, datagram, &a.session);
@@ -82,7 +86,7 @@ void jv_control_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datag
         copy_seen(e, &a, counter);
         return;
     }
-    credit_named(&a);
+    jv_control_credit(&a);
     jv_rx_count(&a);
     a.newest = counter == jv_replay_highest(&a.kp->control->window);
     remember(e, &a, counter);

@@ -239,6 +239,12 @@ int jv_engine_gave_up(struct jv_engine *e, uint32_t slot) {
     return 0;
 }
 
+static uint8_t suite_of(const struct jv_keypair *kp) {
+    if (!kp)
+        return 0;
+    return kp->seals ? kp->seals : JV_SUITE_CHACHA20POLY1305;
+}
+
 int jv_engine_stats(struct jv_engine *e, uint32_t slot, struct jv_session_stats *out) {
     const struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
@@ -255,6 +261,7 @@ int jv_engine_stats(struct jv_engine *e, uint32_t slot, struct jv_session_stats 
         .has_previous = s->previous,
         .has_older = s->older,
         .staged = s->stage_count,
+        .suite = suite_of(s->current),
         .window_packets = s->current ? (uint32_t)jv_replay_size(&s->current->window) : 0,
     };
     return 0;

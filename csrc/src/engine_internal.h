@@ -99,6 +99,7 @@ struct jv_engine {
     struct jv_stage stage;
     struct jv_socket sockets[JV_SOCKETS_MAX];
     struct jv_counters counters;
+    struct jv_hot hot; /* expanded keys, wiped with their owners */
     /* One outgoing control message: header, plaintext, tag. */
     uint8_t control[JV_HEADER_BYTES + JV_FRAMES_PMTU_MAX + JV_TAG_BYTES];
 };
@@ -142,10 +143,14 @@ void jv_rx_count(const struct jv_arrival *a);
 bool jv_rx_fresh(struct jv_engine *e, struct jv_replay *window, uint64_t counter);
 /* What a new authenticated message means for keys, addresses and timers. */
 void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data);
+/* The plaintext of an accepted message: nothing, frames, or an inner packet. */
+void jv_rx_inner(struct jv_engine *e, struct jv_arrival *a, uint8_t *inner, uint32_t len);
 void jv_rx_new_address(struct jv_engine *e, const struct jv_arrival *a, unsigned flags);
 
 /* control.c */
 void jv_control_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len);
+/* The header is authenticated: the message counts for the path it names. */
+void jv_control_credit(struct jv_arrival *a);
 /* Plaintext that begins with the mark. */
 void jv_control_message(struct jv_engine *e, const struct jv_arrival *a, const uint8_t *plain, uint32_t len);
 /* Where the plaintext of the next control message goes. */
@@ -175,6 +180,16 @@ void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const st
 void jv_probe_binding(struct jv_engine *e, const struct jv_arrival *a, uint64_t epoch, uint8_t path_id);
 void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t datagram_bytes,
                    struct jv_probe *out);
+
+/* suite.c: data under a suite of our own, both ways. seal writes header, ciphertext and tag, and returns the
+ * size of the datagram; plain may lie behind the header or elsewhere. */
+uint32_t jv_suite_seal(struct jv_engine *e, const struct jv_session *s, struct jv_keypair *kp,
+                       const uint8_t *plain, uint32_t len, uint8_t *header);
+void jv_suite_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len);
+/* How many packets a keypair may seal under its suite. */
+uint64_t jv_suite_packets_max(const struct jv_keypair *kp) JV_PURE;
+/* Of the data it seals; NULL: of type 4. */
+size_t jv_suite_tag_bytes(const struct jv_keypair *kp) JV_PURE;
 
 /* window.c: once in a while, beside the probes. */
 void jv_window_look(struct jv_engine *e, const struct jv_session *s);

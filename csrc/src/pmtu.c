@@ -58,15 +58,17 @@ static void send_padded(struct jv_engine *e, struct jv_session *s, struct jv_pat
     m->due_ns = e->now_ns + (jv_path_pto_ns(path) << m->sends++);
     if (!kp)
         return;
-    jv_probe_fill(s->paths, path, jv_control_datagram(m->size_bytes), &probe);
+    const size_t as_data = m->size_bytes + jv_suite_tag_bytes(s->current) - JV_TAG_BYTES;
+    const size_t len = as_data < JV_FRAMES_PMTU_MAX ? as_data : JV_FRAMES_PMTU_MAX;
+    jv_probe_fill(s->paths, path, jv_control_datagram(len), &probe);
     probe.seq = m->seq;
     probe.tx_time_ns = e->now_ns;
     probe.pmtu = true;
     plain[0] = JV_FRAMES_MARK;
     const size_t used = 1 + jv_probe_put(plain + 1, &probe);
-    memset(plain + used, 0, m->size_bytes - used);
+    memset(plain + used, 0, len - used);
     jv_count(&e->counters, JV_CTR_TX_PROBES);
-    (void)send_unfragmented(e, s, kp, path, m->size_bytes);
+    (void)send_unfragmented(e, s, kp, path, len);
     path->tx_packets--; /* it counts as sent when it is known to have arrived: too large is not lossy */
 }
 

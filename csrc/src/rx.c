@@ -174,7 +174,7 @@ void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data) {
         jv_engine_want(e, s, JV_WANTED_REKEY);
 }
 
-static void rx_inner(struct jv_engine *e, struct jv_arrival *a, uint8_t *inner, uint32_t len) {
+void jv_rx_inner(struct jv_engine *e, struct jv_arrival *a, uint8_t *inner, uint32_t len) {
     struct jv_session *s = a->session;
     if (len == 0) {
         jv_count(&e->counters, JV_CTR_RX_KEEPALIVE);
@@ -213,7 +213,7 @@ static void rx_transport(struct jv_engine *e, const struct jv_msg *msg, uint8_t 
     a.newest = counter == jv_replay_highest(&a.kp->window);
     const uint32_t inner_len = len - JV_HEADER_BYTES - JV_TAG_BYTES;
     jv_rx_accept(e, &a, inner_len > 0);
-    rx_inner(e, &a, inner, inner_len);
+    jv_rx_inner(e, &a, inner, inner_len);
 }
 
 static void rx_handshake(struct jv_engine *e, const struct jv_msg *msg, const uint8_t *datagram,

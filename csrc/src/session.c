@@ -49,10 +49,23 @@ static void control_free(struct jv_control *control) {
     free(control);
 }
 
+#define DATA_SUITES (JV_SUITE_END - JV_SUITE_AES256GCM)
+
+static void data_free(struct jv_data_keys *data) {
+    for (unsigned i = 0; data && i < DATA_SUITES; i++) {
+        jv_hot_leave(&data[i].send);
+        jv_hot_leave(&data[i].recv);
+    }
+    if (data)
+        sodium_memzero(data, DATA_SUITES * sizeof *data);
+    free(data);
+}
+
 static void keypair_free(struct jv_keypair **kp) {
     if (!*kp)
         return;
     control_free((*kp)->control);
+    data_free((*kp)->data);
     free((*kp)->wide);
     sodium_memzero(*kp, sizeof **kp); /* its bitmaps hold nothing secret */
     free(*kp);
@@ -148,8 +161,33 @@ static struct jv_control *control_new(const struct jv_keys *keys) {
     return control;
 }
 
+static bool offers(const struct jv_keys *keys, unsigned suite) {
+    return keys->data_send[suite] && keys->data_recv[suite];
+}
+
+/* NULL with *failed when memory is short or a suite does not exist here. */
+static struct jv_data_keys *data_new(const struct jv_keys *keys, bool *failed) {
+    struct jv_data_keys *data = NULL;
+    for (unsigned suite = JV_SUITE_AES256GCM; suite < JV_SUITE_END; suite++) {
+        if (!offers(keys, suite))
+            continue;
+        if (!data && !(data = calloc(DATA_SUITES, sizeof *data)))
+            goto fail;
+        struct jv_data_keys *own = &data[suite - JV_SUITE_AES256GCM];
+        if (jv_aead_key_init(&own->send, suite, keys->data_send[suite], JV_AEAD_KEY_MAX) != 0 ||
+            jv_aead_key_init(&own->recv, suite, keys->data_recv[suite], JV_AEAD_KEY_MAX) != 0)
+            goto fail;
+    }
+    return data;
+fail:
+    *failed = true;
+    data_free(data);
+    return NULL;
+}
+
 static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const struct jv_keys *keys,
                         uint64_t now_ns) {
+    bool failed = false;
     kp->local_index = keys->local_index;
     kp->remote_index = keys->remote_index;
     kp->initiator = keys->initiator;
@@ -160,7 +198,8 @@ static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const s
     if (jv_aead_key_init(&kp->send, JV_SUITE_CHACHA20POLY1305, keys->send, JV_AEAD_KEY_MAX) != 0 ||
         jv_aead_key_init(&kp->recv, JV_SUITE_CHACHA20POLY1305, keys->recv, JV_AEAD_KEY_MAX) != 0)
         return -1;
-    return jv_replay_init(&kp->window, kp->words, t->window_bits);
+    kp->data = data_new(keys, &failed);
+    return failed ? -1 : jv_replay_init(&kp->window, kp->words, t->window_bits);
 }
 
 static struct jv_keypair *keypair_new(const struct jv_table *t, const struct jv_keys *keys, uint64_t now_ns) {
@@ -168,6 +207,34 @@ static struct jv_keypair *keypair_new(const struct jv_table *t, const struct jv_
     if (kp && keypair_fill(kp, t, keys, now_ns) != 0)
         keypair_free(&kp);
     return kp;
+}
+
+void jv_keypair_expect(struct jv_keypair *kp) {
+    for (unsigned suite = JV_SUITE_AES256GCM; kp->data && !kp->seals && suite < JV_SUITE_END; suite++)
+        if (jv_keypair_data(kp, suite)->recv.suite)
+            kp->opens |= (uint8_t)(1u << suite);
+}
+
+int jv_keypair_choose(struct jv_keypair *kp, unsigned suite) {
+    const bool own = suite > JV_SUITE_CHACHA20POLY1305;
+    if (suite >= JV_SUITE_END || (own && (!kp->data || !jv_keypair_data(kp, suite)->send.suite)) ||
+        (!own && kp->seals))
+        return -ENOENT;
+    if (!own) {
+        data_free(kp->data);
+        kp->data = NULL;
+        kp->opens = 0;
+        return 0;
+    }
+    for (unsigned other = JV_SUITE_AES256GCM; other < JV_SUITE_END; other++)
+        if (other != suite) {
+            jv_hot_leave(&jv_keypair_data(kp, other)->send);
+            jv_hot_leave(&jv_keypair_data(kp, other)->recv);
+            sodium_memzero(jv_keypair_data(kp, other), sizeof *kp->data);
+        }
+    kp->opens = (uint8_t)(1u << suite);
+    kp->seals = (uint8_t)suite;
+    return 0;
 }
 
 bool jv_keypair_widen(struct jv_keypair *kp) {

@@ -12,7 +12,7 @@
 
 #define PADDING_MAX 16u
 /* Header, padding and tag around one packet. */
-#define AROUND_BYTES (JV_HEADER_BYTES + PADDING_MAX + JV_TAG_BYTES)
+#define AROUND_BYTES (JV_HEADER_BYTES + PADDING_MAX + JV_AEAD_TAG_MAX)
 #define INPUT_BYTES  65535u
 /* What the kernel makes of a stream is 64 KB less headers. */
 #define PUMP_BYTES (JV_TX_SUPERS * 64000u)
@@ -116,11 +116,11 @@ static uint64_t sealed(const struct jv_keypair *kp) {
 
 bool jv_tx_usable(const struct jv_engine *e, const struct jv_keypair *kp) {
     return kp && e->now_ns - kp->birth_ns < e->limits.reject_after_ns &&
-           sealed(kp) < e->limits.reject_after_messages;
+           sealed(kp) < e->limits.reject_after_messages && sealed(kp) < jv_suite_packets_max(kp);
 }
 
 static bool rekey_on_send(const struct jv_engine *e, const struct jv_keypair *kp) {
-    return sealed(kp) >= e->limits.rekey_after_messages ||
+    return sealed(kp) >= e->limits.rekey_after_messages || sealed(kp) >= jv_suite_packets_max(kp) / 2 ||
            (kp->initiator && e->now_ns - kp->birth_ns >= e->limits.rekey_after_ns);
 }
 
@@ -145,6 +145,14 @@ void jv_tx_sealed(struct jv_engine *e, struct jv_session *s, const struct jv_key
         jv_engine_want(e, s, JV_WANTED_REKEY);
 }
 
+static uint32_t seal_type4(struct jv_keypair *kp, const uint8_t *plain, uint32_t len, uint8_t *header) {
+    jv_put_le32(header, JV_TYPE_TRANSPORT);
+    jv_put_le32(header + 4, kp->remote_index);
+    jv_put_le64(header + 8, kp->send_counter);
+    jv_aead_seal(&kp->send, kp->send_counter++, NULL, 0, plain, len, header + JV_HEADER_BYTES);
+    return JV_HEADER_BYTES + len + JV_TAG_BYTES;
+}
+
 /* Seals packet[0..len), at most the MTU, and queues it. The counter is spent whatever happens next. What lies
  * behind the packet, where its padding goes, may be the next segment and is put back. */
 static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uint32_t len) {
@@ -154,12 +162,9 @@ static void seal(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uin
     uint8_t *header = next_datagram(e), behind[PADDING_MAX];
     memcpy(behind, packet + len, PADDING_MAX);
     memset(packet + len, 0, full - len);
-    jv_put_le32(header, JV_TYPE_TRANSPORT);
-    jv_put_le32(header + 4, kp->remote_index);
-    jv_put_le64(header + 8, kp->send_counter);
-    jv_aead_seal(&kp->send, kp->send_counter++, NULL, 0, packet, full, header + JV_HEADER_BYTES);
+    const uint32_t bytes =
+        kp->seals ? jv_suite_seal(e, s, kp, packet, full, header) : seal_type4(kp, packet, full, header);
     memcpy(packet + len, behind, PADDING_MAX);
-    const uint32_t bytes = JV_HEADER_BYTES + full + JV_TAG_BYTES;
     queue(e, s, header, bytes);
     if (path)
         jv_paths_sent(e, s, path, 1, bytes, len > 0);

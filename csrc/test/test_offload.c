@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "engine_internal.h"
 #include "inner.h"
 
 #define SECOND_NS UINT64_C(1000000000)
@@ -376,7 +377,7 @@ static void segments_beyond_the_path_mtu(void) {
     CHECK(jv_engine_open_paths(a.engine, a.slot, now_ns) == 0);
     CHECK(jv_engine_set_path(a.engine, a.slot, 1, &b.at, now_ns) == 0);
     CHECK(jv_engine_bind(a.engine, a.slot, 1, 1, now_ns) == 0);
-    CHECK(jv_engine_set_path_mtu(a.engine, a.slot, 1, 1300) == 0);
+    jv_paths_by_id(jv_table_get(a.engine->table, a.slot)->paths, 1)->mtu_bytes = 1300; /* as if found */
     for (int i = 4; i <= 5; i++) { /* TCP with DF, over IPv4 and IPv6 */
         struct inner x = flows[i].next;
         const uint16_t fitting = (uint16_t)(1300 - inner_header_bytes(&x));

@@ -18,6 +18,7 @@ from gateway.core import inputs as inp
 from gateway.core.policy import Policy
 from gateway.dataplane import engine as dp
 from gateway.noise.handshake import TransportKeys
+from gateway.suites import Suite
 
 
 class ClientKeeper(SessionKeeper):
@@ -34,6 +35,7 @@ class ClientKeeper(SessionKeeper):
         instance_id: bytes,
     ) -> None:
         super().__init__(engine, sink, policy, random_bytes)
+        self.require_suites(policy)
         self.greeting = Greeting(engine, self.sessions, instance_id, policy)
         self.transports: dict[int, Transports] = {}
         self._turn = 0
@@ -83,6 +85,12 @@ class ClientKeeper(SessionKeeper):
         return transports.by_socket(source.socket_id) if transports is not None else None
 
     # --- handshakes -------------------------------------------------------------------------------------------
+
+    def suites(self, peer: Peer) -> tuple[Suite, ...]:
+        """Of our own policy; none for a gateway that is known to be a stock one."""
+        live = self.sessions.of(peer.slot)
+        stock = peer.config.protocol == "wireguard" or (live is not None and live.core.stock)
+        return () if stock else self.permitted(self.greeting.policy)
 
     def goes_first(self, peer: Peer) -> bool | None:
         """Ours, while the session is bound. In trouble any handshake is welcome: the gateway may have lost its keys."""

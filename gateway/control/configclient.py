@@ -46,6 +46,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
     if not table.addresses:
         problems.add("client.addresses", "is missing: the inner addresses the gateway gave this client")
     timers = read_timers(tables.keys, problems)
+    policy = with_keys(read_policy(tables.policy, problems), timers)
     config = ClientConfig(
         path=Path(file),
         interface=problems.check(
@@ -54,7 +55,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         private_key=private_key,
         public_key=keysfile.public_key(private_key),
         addresses=addresses,
-        mtu=read_mtu(table.mtu, addresses, "client.mtu", problems),
+        mtu=read_mtu(table.mtu, addresses, policy, "client.mtu", problems),
         dns=read_dns(table.dns, "client.dns", problems),
         table=problems.check("client.table", configfields.table, table.table, "auto"),
         fwmark=read_fwmark(table.fwmark, "client.fwmark", problems),
@@ -62,7 +63,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
             "client.listen_port", lambda n: configfields.bounded(n, 0, 65_535), table.listen_port, 0
         ),
         timers=timers,
-        policy=with_keys(read_policy(tables.policy, problems), timers),
+        policy=policy,
         control_socket=read_socket(tables.control.socket, problems),
         gateways=tuple(gateways.values()),
         transport=read_transport(tables.transport, problems),

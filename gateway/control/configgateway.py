@@ -9,7 +9,7 @@ from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.constants import REJECT_AFTER_TIME_NS, REKEY_AFTER_TIME_NS
+from gateway.constants import DEFAULT_MTU_BYTES, REJECT_AFTER_TIME_NS, REKEY_AFTER_TIME_NS
 from gateway.control import configfields, keysfile
 from gateway.control.configfields import Address, Interface, Network
 from gateway.control.configmodel import Dns, GatewayConfig, Offload
@@ -25,9 +25,11 @@ from gateway.control.configschema import (
     OffloadTable,
     PoolTable,
 )
+from gateway.core.policy import Policy
 from gateway.frames import ENDPOINTS_MAX
 from gateway.noise.timers import DEFAULT as DEFAULT_TIMERS
 from gateway.noise.timers import Timers
+from gateway.suites import BY_NAME, max_tag_bytes
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ UNDER_LOAD_MAX_PER_S: Final = 1_000_000
 # A pool needs room for its own reserved addresses, the gateway and at least one peer.
 POOL_PREFIX_MAX: Final = {4: 30, 6: 126}
 DEFAULT_KEY_FILE: Final = "gateway.key"
+# What DEFAULT_MTU_BYTES allows for.
+_WIREGUARD_TAG_BYTES: Final = 16
 
 
 def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) -> GatewayConfig:
@@ -50,6 +54,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
     index.reserve(public_key, own, "the gateway itself")
     peers = read_peers(tables.peer, problems, origin, index)
     timers = read_timers(tables.keys, problems)
+    policy = with_keys(read_policy(tables.policy, problems), timers)
     config = GatewayConfig(
         path=Path(file),
         interface=problems.check(
@@ -59,7 +64,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         public_key=public_key,
         listen=_listen(table, problems),
         addresses=addresses,
-        mtu=read_mtu(table.mtu, addresses, "gateway.mtu", problems),
+        mtu=read_mtu(table.mtu, addresses, policy, "gateway.mtu", problems),
         endpoint=problems.check_text("gateway.endpoint", configfields.endpoint, table.endpoint),
         advertise=_advertise(table, problems),
         dns=read_dns(table.dns, "gateway.dns", problems),
@@ -71,7 +76,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         forward_clients=tables.forward.clients,
         under_load_per_s=_under_load(tables.handshake.under_load_per_s, problems),
         timers=timers,
-        policy=with_keys(read_policy(tables.policy, problems), timers),
+        policy=policy,
         control_socket=read_socket(tables.control.socket, problems),
         peers=peers,
         offload=read_offload(tables.offload),
@@ -190,10 +195,11 @@ def read_addresses(texts: Sequence[str], key: str, problems: Problems) -> tuple[
     return addresses
 
 
-def read_mtu(value: int, addresses: Sequence[Interface], key: str, problems: Problems) -> int:
-    """The inner MTU in bytes; IPv6 among the addresses raises the minimum."""
+def read_mtu(value: int, addresses: Sequence[Interface], policy: Policy, key: str, problems: Problems) -> int:
+    """The inner MTU in bytes; IPv6 among the addresses raises the minimum. 0: what fits 1500 bytes over IPv6."""
+    fits = DEFAULT_MTU_BYTES + _WIREGUARD_TAG_BYTES - max_tag_bytes([BY_NAME[name] for name in policy.suites])
     has_ipv6 = any(address.version == 6 for address in addresses)
-    return problems.check(key, lambda mtu: configfields.mtu(mtu, has_ipv6), value, 1420)
+    return problems.check(key, lambda mtu: configfields.mtu(mtu, has_ipv6), value or fits, fits)
 
 
 def read_dns(texts: Sequence[str], key: str, problems: Problems) -> Dns:

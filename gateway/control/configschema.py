@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from gateway.constants import DEFAULT_MTU_BYTES, DEFAULT_PORT, UNDER_LOAD_HANDSHAKES_PER_S
+from gateway.constants import DEFAULT_PORT, UNDER_LOAD_HANDSHAKES_PER_S
 from gateway.net import tun
 from gateway.net.devices import Priority
 
@@ -38,7 +38,7 @@ class GatewayTable(Table, frozen=True):
         default_factory=lambda: [f"0.0.0.0:{DEFAULT_PORT}", f"[::]:{DEFAULT_PORT}"]
     )
     addresses: list[str] = []
-    mtu: int = DEFAULT_MTU_BYTES
+    mtu: int = 0
     endpoint: str = ""
     advertise: list[str] = []
     dns: list[str] = []
@@ -117,7 +117,7 @@ class ClientTable(Table, frozen=True):
     private_key_file: str = ""
     private_key: str = ""
     addresses: list[str] = []
-    mtu: int = DEFAULT_MTU_BYTES
+    mtu: int = 0
     dns: list[str] = []
     table: str | int = "auto"
     fwmark: int = 0

@@ -25,7 +25,7 @@ from gateway.noise.handshake import Identity, TransportKeys, read_static
 from gateway.noise.peer import Due, HandshakeRefused
 from gateway.noise.timers import Timers
 from gateway.noise.timestamp import TimestampSource
-from gateway.suites import Suite, traffic_key
+from gateway.suites import MSG_JUMP, TRAITS, Suite, traffic_key
 
 # A session that has lost every path asks once a second (session.md §7), not every 5 s; the answering side takes 50/s.
 SESSION_RETRY_NS: Final = NS_PER_S
@@ -40,6 +40,9 @@ class Keeper(Protocol):
 
     def goes_first(self, peer: Peer) -> bool | None:
         """Whose initiation of a rekey wins when two cross: True ours, False the peer's, None: both complete."""
+
+    def suites(self, peer: Peer) -> tuple[Suite, ...]:
+        """Suites that data may be sealed under with this peer's next keypair, best first."""
 
     def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """Whether a HELLO comes first under the new keypair (protocol.md §2): nothing is sent ahead of it."""
@@ -87,6 +90,12 @@ def _control_keys(peer: Peer, keys: TransportKeys) -> tuple[bytes, bytes] | None
     if peer.config.protocol == "wireguard":
         return None
     return traffic_key(keys.send_key, Suite.CONTROL), traffic_key(keys.recv_key, Suite.CONTROL)
+
+
+def _data_keys(peer: Peer, keys: TransportKeys) -> dict[int, tuple[bytes, bytes]]:
+    """Keys of type 5 data for what the peer's newest keypair offers."""
+    own = [suite for suite in peer.offers if TRAITS[suite].message_type == MSG_JUMP]
+    return {suite: (traffic_key(keys.send_key, suite), traffic_key(keys.recv_key, suite)) for suite in own}
 
 
 class Exchange:
@@ -161,14 +170,18 @@ class Exchange:
             local_index=self._engine.new_index(peer.slot),
             ephemeral_private=self._random(32),
         )
-        self._engine.install(
-            peer.slot, keys, now_ns, _control_keys(peer, keys), self.keeper.holds(peer, initiator=False)
-        )
+        peer.offers = self.keeper.suites(peer)
+        self._install(now_ns, peer, keys)
         self.keeper.answered(now_ns, peer, keys, source)
         self._engine.send(source, response)
         self.counters["responses_sent"] += 1
         if goes_first is False:
             self._yield(now_ns, peer)
+
+    def _install(self, now_ns: int, peer: Peer, keys: TransportKeys) -> None:
+        control, data = _control_keys(peer, keys), _data_keys(peer, keys)
+        held = self.keeper.holds(peer, initiator=keys.is_initiator)
+        self._engine.install(peer.slot, keys, now_ns, control, held, data)
 
     def _yield(self, now_ns: int, peer: Peer) -> None:
         """The peer's initiation wins. If it comes to nothing, whoever wants a key asks again after REKEY_TIMEOUT."""
@@ -187,9 +200,9 @@ class Exchange:
             self.counters["not_expected"] += 1
             return
         keys = peer.handshake.receive_response(now_ns, message)
+        peer.offers = self.keeper.suites(peer)
         self.keeper.initiated(now_ns, peer, keys, source)
-        held = self.keeper.holds(peer, initiator=True)
-        self._engine.install(peer.slot, keys, now_ns, _control_keys(peer, keys), held)
+        self._install(now_ns, peer, keys)
         self._completed(peer)
         self.keeper.installed(now_ns, peer, keys, source)
 

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway import frames as fr
-from gateway.control.keeperbase import SessionKeeper
+from gateway.control.keeperbase import PLAIN, SessionKeeper
 from gateway.control.peers import Peer
 from gateway.control.reception import Reception
 from gateway.control.sessions import Sink
 from gateway.core import inputs as inp
 from gateway.core.path import VALIDATED
 from gateway.core.policy import Policy, Roaming
+from gateway.core.states import State
 from gateway.dataplane import engine as dp
 from gateway.noise.handshake import TransportKeys
+from gateway.suites import Suite
 
 
 class GatewayKeeper(SessionKeeper):
@@ -27,6 +29,7 @@ class GatewayKeeper(SessionKeeper):
         self, engine: dp.Engine, sink: Sink, policy: Policy, random_bytes: Callable[[int], bytes]
     ) -> None:
         super().__init__(engine, sink, policy, random_bytes)
+        self.require_suites(policy)
         self._policies = {roaming: replace(policy, roaming=roaming) for roaming in Roaming}
         self.reception = Reception(engine, self.sessions, self.policy_of)
         self._takeovers: dict[int, Peer] = {}
@@ -34,6 +37,14 @@ class GatewayKeeper(SessionKeeper):
     def policy_of(self, peer: Peer) -> Policy:
         """The process's policy with the peer's roaming."""
         return self._policies[Roaming(peer.config.roaming)]
+
+    def suites(self, peer: Peer) -> tuple[Suite, ...]:
+        """A session known to be a stock one saves the keys: a late HELLO gets its suite with the next keypair."""
+        live, permitted = self.sessions.of(peer.slot), self.permitted(self.policy_of(peer))
+        stock = live is not None and live.core.stock and live.core.state is not State.BIRTH
+        if peer.config.protocol == "wireguard":
+            return ()
+        return PLAIN if stock and PLAIN[0] in permitted else permitted
 
     def goes_first(self, peer: Peer) -> bool | None:
         """The client's, in a jump session."""

@@ -47,6 +47,7 @@ class Asking:
     to: Endpoint  # the handshake confirmed that we are heard there
     path_id: int
     zero: bool  # asks for a new session
+    offers: tuple[suites.Suite, ...]
     sent: int = 0
     every_ns: int = 0  # the four have gone unanswered: one HELLO each so often, from `started_ns` on
 
@@ -105,7 +106,7 @@ class Greeting:
             return
         # Under a later handshake "a new session" would be another one than ours.
         zero = index == live.born_index and live.slot not in self._welcomed
-        self._asking[live.slot] = Asking(index, now_ns, to, path_id, zero)
+        self._asking[live.slot] = Asking(index, now_ns, to, path_id, zero, live.peer.offers)
         self.timer_due(now_ns)
 
     @property
@@ -167,10 +168,12 @@ class Greeting:
             session_id=fr.NO_SESSION if asking.zero else live.core.session_id,
             binding_epoch=live.core.epoch,
             path_id=asking.path_id,
-            suites=(suites.Suite.CHACHA20_POLY1305,),
+            suites=asking.offers,
             liveness_interval_ms=profile.interval_ns // NS_PER_MS,
             liveness_misses=profile.misses,
         )
+        with suppress(NotFound):  # a newer keypair has taken over meanwhile
+            self._engine.expect_suites(live.slot, asking.index)
         self._engine.send_data(live.slot, asking.index, asking.to, fr.encode((hello,)), now_ns)
 
     # --- the gateway's answer ---------------------------------------------------------------------------------
@@ -180,8 +183,13 @@ class Greeting:
         asking = self._asking.get(live.slot)
         if asking is None or event.local_index != asking.index or welcome.session_id != live.core.session_id:
             return False
+        if welcome.suite not in asking.offers:
+            self._sessions.feed(now_ns, live, inp.SuiteRefused())
+            return False
         del self._asking[live.slot]
+        live.suite = suites.Suite(welcome.suite)
         with suppress(NotFound):  # a newer keypair has taken over meanwhile
+            self._engine.choose_suite(live.slot, event.local_index, welcome.suite)
             self._engine.promote(live.slot, event.local_index, now_ns)
         first = live.slot not in self._welcomed
         self._welcomed.add(live.slot)
@@ -209,12 +217,14 @@ class Greeting:
                 later_ns = now_ns + max(refusal.retry_after_ms * NS_PER_MS, NS_PER_S)
                 self._asking[live.slot] = replace(asking, started_ns=later_ns, sent=0, every_ns=0)
             return
-        if refusal.reason == fr.RefuseReason.INSTANCE_CONFLICT:
+        if refusal.reason in (fr.RefuseReason.INSTANCE_CONFLICT, fr.RefuseReason.POLICY_DENIED):
             self._stay_away(now_ns, live)
         self._sessions.feed(now_ns, live, inp.PeerTerminated())
 
     def _stay_away(self, now_ns: int, live: Live) -> None:
-        """Another device has our session: not before a minute, doubling, or two with one key would fight for ever."""
+        """Another device has our session, or we are not wanted: not before a minute, doubling. Two with one key would
+        fight for ever, and a policy does not change by asking.
+        """
         times = self._displaced[live.slot] = self._displaced.get(live.slot, 0) + 1
         live.peer.not_before_ns = now_ns + comeback_ns(times)
 

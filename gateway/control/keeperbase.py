@@ -17,11 +17,14 @@ from gateway.control.peers import Peer
 from gateway.control.sessions import Live, Sessions, Sink
 from gateway.core import inputs as inp
 from gateway.core.policy import Policy
+from gateway.crypto import sodium_features
 from gateway.dataplane import engine as dp
-from gateway.errors import ProtocolError
+from gateway.errors import ProtocolError, Refused
 from gateway.framefields import FrameError
+from gateway.suites import BY_NAME, TRAITS, Suite, available
 
 _TYPE_DATA = 4
+PLAIN = (Suite.CHACHA20_POLY1305,)
 
 
 class SessionKeeper:
@@ -39,6 +42,17 @@ class SessionKeeper:
         self.sessions.on_handshake = self._handshake
         self.sessions.on_rekey = self._rekey
         self.counters: Counter[str] = Counter()
+        self.host_suites = available(sodium_features())
+
+    def permitted(self, policy: Policy) -> tuple[Suite, ...]:
+        """What the policy permits and this machine has, in the policy's order."""
+        return tuple(BY_NAME[name] for name in policy.suites if BY_NAME[name] in self.host_suites)
+
+    def require_suites(self, policy: Policy) -> None:
+        """Refused when this machine has no suite that the policy permits."""
+        if not self.permitted(policy):
+            has = ", ".join(TRAITS[suite].name for suite in self.host_suites)
+            raise Refused(f"policy.security.suites permits nothing that this machine has ({has})")
 
     def _handshake(self, now_ns: int, live: Live, to: dp.Endpoint | None) -> None:
         self.exchange.initiate_to(now_ns, live.peer, to)

@@ -16,7 +16,7 @@ from gateway.errors import NotFound, Refused
 from gateway.noise.handshake import NO_PSK, Identity, PeerKeys, TransportKeys
 from gateway.noise.peer import PeerHandshake
 from gateway.noise.timers import Timers
-from gateway.suites import session_id
+from gateway.suites import Suite, session_id
 
 # A rekey that crosses another and one that was lost may both still be confirmed.
 _BIRTHS_MAX: Final = 3
@@ -25,12 +25,13 @@ _BIRTHS_MAX: Final = 3
 class Birth:
     """A handshake that completed here: the session it would make, and where the peer was. Holds no key."""
 
-    __slots__ = ("hello_by_ns", "index", "session_id", "source")
+    __slots__ = ("hello_by_ns", "index", "offers", "session_id", "source")
 
-    def __init__(self, keys: TransportKeys, source: Endpoint) -> None:
+    def __init__(self, keys: TransportKeys, source: Endpoint, offers: tuple[Suite, ...]) -> None:
         self.index = keys.local_index
         self.session_id = session_id(keys.handshake_hash)
         self.source = source
+        self.offers = offers  # suites whose keys the data plane has; one of them once it was chosen
         self.hello_by_ns = 0  # without a HELLO until then a stock client has taken over
 
 
@@ -56,6 +57,7 @@ class Peer:
         "handshake",
         "keys",
         "not_before_ns",
+        "offers",
         "renews",
         "roam",
         "slot",
@@ -76,6 +78,7 @@ class Peer:
         self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first
         self.takeovers: Bucket | None = None  # what superseding its session costs
         self.spoken = False  # it has spoken jump frames, in this run or an earlier one
+        self.offers: tuple[Suite, ...] = ()  # suites of its newest keypair
         self.not_before_ns = 0  # it was displaced: no handshake by itself before that
 
     def started(self, timers: Timers) -> PeerHandshake:
@@ -88,7 +91,7 @@ class Peer:
         """Keep what the first message under these keys will need; the oldest of three gives way."""
         if len(self.births) >= _BIRTHS_MAX:
             del self.births[next(iter(self.births))]
-        birth = self.births[keys.local_index] = Birth(keys, source)
+        birth = self.births[keys.local_index] = Birth(keys, source, self.offers)
         return birth
 
     def __repr__(self) -> str:

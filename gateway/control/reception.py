@@ -8,6 +8,7 @@ Rule 2: what takes a session from somebody costs a token of the peer: two device
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
@@ -27,6 +28,7 @@ from gateway.core.reasons import Reason
 from gateway.core.states import Role, State
 from gateway.core.stock import IMPLICIT_PATH_ID
 from gateway.dataplane.engine import Endpoint, Engine, Event
+from gateway.errors import NotFound
 from gateway.noise.handshake import TransportKeys
 
 # A key that a stock client took over says nothing for this long (protocol.md §2).
@@ -179,6 +181,10 @@ class Reception:
                 self._refuse(now_ns, live.peer, event, hello, fr.RefuseReason.RATE_LIMITED)
                 return
             self._displace(now_ns, live, birth)
+        if not self._agree(live, birth, hello):
+            self._sessions.feed(now_ns, live, inp.SuiteRefused())
+            self._refuse(now_ns, live.peer, event, hello, fr.RefuseReason.POLICY_DENIED)
+            return
         live.instance = hello.instance_id
         self.on_spoken(live.peer)
         if live.peer.config.protocol == "jump":
@@ -204,6 +210,16 @@ class Reception:
         if profile is not own.profile and not problems(slower := replace(own, profile=profile)):
             self._sessions.feed(now_ns, live, inp.PolicyChanged(slower))
 
+    def _agree(self, live: Live, birth: Birth, hello: fr.Hello) -> bool:
+        """The first suite offered that the policy permits and this keypair has; a HELLO repeated finds the same."""
+        suite = suites.choose(hello.suites, birth.offers)
+        if suite is None:
+            return False
+        with suppress(NotFound):  # a keypair that is gone has nobody to agree with
+            self._engine.choose_suite(live.slot, birth.index, suite)
+        birth.offers, live.suite = (suite,), suite
+        return True
+
     def _displace(self, now_ns: int, live: Live, birth: Birth) -> None:
         """Another process of the same client goes on with the session: the one before is told, then forgotten."""
         refusal = fr.Refuse(
@@ -221,7 +237,7 @@ class Reception:
             bound_path_id=core.bound_id,
             state_version=core.version,
             last_attempt_id=core.attempt_id,
-            suite=suites.Suite.CHACHA20_POLY1305,
+            suite=live.suite,
             policy=snapshot_of(core.policy),
             inner_addresses=inner_addresses(live.peer.config.allowed_ips),
             endpoints=self.endpoints,

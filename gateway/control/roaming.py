@@ -15,6 +15,7 @@ from gateway.control.exchange import Exchange
 from gateway.control.peers import Peer, Roam
 from gateway.dataplane.engine import Endpoint, Engine, Event
 from gateway.noise.handshake import TransportKeys
+from gateway.suites import Suite
 
 # Nobody gets more bytes than three times what came from his address before it is proven (RFC 9000 §8.1).
 _AMPLIFICATION: Final = 3
@@ -34,6 +35,10 @@ class Roaming:
     def goes_first(self, peer: Peer) -> bool | None:
         """A stock peer knows no tie-break."""
         return None
+
+    def suites(self, peer: Peer) -> tuple[Suite, ...]:
+        """And one suite."""
+        return ()
 
     def holds(self, peer: Peer, *, initiator: bool) -> bool:
         """A stock peer confirms a keypair with any message."""

@@ -26,6 +26,7 @@ from gateway.core.scoring import floor_us, score_milli
 from gateway.core.session import Session, Turn
 from gateway.core.states import PathState, Role
 from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
+from gateway.suites import TRAITS
 
 Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 Ping = Callable[[Live, int, float], Awaitable[dict[str, Any]]]
@@ -57,6 +58,7 @@ def summary(live: Live, now_ns: int) -> dict[str, Any]:
         "peer": s.peer,
         "role": s.role.name.lower(),
         "stock": s.stock,
+        "suite": TRAITS[live.suite].name,
         "state": s.state.name,
         "since_s": (now_ns - s.entered_ns) / NS_PER_S,
         "age_s": (now_ns - s.born_ns) / NS_PER_S,

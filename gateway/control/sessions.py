@@ -25,6 +25,7 @@ from gateway.core.session import Session, Turn
 from gateway.core.states import Role
 from gateway.core.stock import next_begins_ns
 from gateway.dataplane.engine import Endpoint, Engine
+from gateway.suites import Suite
 
 RandomBytes = Callable[[int], bytes]
 
@@ -72,7 +73,9 @@ class Live:
         "ping_token",
         "pings",
         "response",
+        "resumed",
         "successor_index",
+        "suite",
     )
 
     def __init__(self, core: Session, peer: Peer) -> None:
@@ -95,6 +98,7 @@ class Live:
         self.lends = False  # C: data goes by the path that the running episode asks for
         self.downgraded = False  # C: it could speak jump frames, and answers no HELLO
         self.ended = False
+        self.suite = Suite.CHACHA20_POLY1305  # that data is sealed under
 
     @property
     def slot(self) -> int:

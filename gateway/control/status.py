@@ -10,6 +10,7 @@ from gateway.control import clock, keysfile
 from gateway.control.peers import Peer
 from gateway.control.tunnel import Tunnel
 from gateway.crypto import sodium_features
+from gateway.suites import TRAITS, Suite
 
 SCHEMA: Final = "jvpn.status/1"
 
@@ -53,6 +54,7 @@ def _peer(tunnel: Tunnel, peer: Peer, now_ns: int) -> dict[str, Any]:
         "tx_bytes": stats["tx_bytes"],
         "rx_packets": stats["rx_packets"],
         "tx_packets": stats["tx_packets"],
+        "suite": TRAITS[Suite(stats["suite"])].name if stats["suite"] else None,
         "keepalive_s": peer.config.keepalive_s,
         "state": _state(tunnel, peer, latest_ns),
     }

@@ -222,8 +222,8 @@ def _number(text: str) -> int:
 
 def _mtu(own: _Section, addresses: Sequence[configfields.Interface], problems: Problems) -> int:
     text = own.last("MTU")
-    value = problems.check("Interface.MTU", _number, text, DEFAULT_MTU_BYTES) if text else DEFAULT_MTU_BYTES
-    return read_mtu(value, addresses, "Interface.MTU", problems)
+    value = problems.check("Interface.MTU", _number, text, DEFAULT_MTU_BYTES) if text else 0
+    return read_mtu(value, addresses, Policy(), "Interface.MTU", problems)
 
 
 def _fwmark(text: str) -> int:

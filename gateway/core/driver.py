@@ -136,6 +136,7 @@ _BOTH: Final[Mapping[type[inp.Input], Handler]] = {
     inp.KeyUsage: upkeep.on_key_usage,
     inp.RekeyRefused: upkeep.on_rekey_refused,
     inp.OperatorPing: _on_operator_ping,
+    inp.SuiteRefused: upkeep.on_suite_refused,
     inp.OperatorTerminate: _end(Trigger.TERMINATE, Reason.OPERATOR_TERMINATED),
     inp.PeerTerminated: _end(Trigger.TERMINATE, Reason.PEER_TERMINATED),
     inp.Superseded: _end(Trigger.TERMINATE, Reason.SUPERSEDED),

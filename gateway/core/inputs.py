@@ -282,6 +282,11 @@ class RekeyRefused(Input):
 
 
 @dataclass(frozen=True, slots=True)
+class SuiteRefused(Input):
+    """G: a HELLO offers no suite that the policy permits. C: WELCOME names one that was not offered."""
+
+
+@dataclass(frozen=True, slots=True)
 class SecurityViolation(Input):
     """An authenticated protocol impossibility."""
 

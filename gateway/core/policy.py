@@ -33,6 +33,8 @@ MAX_WINDOW_NS: Final = _HOUR
 # A switch a second is the most that make-before-break can drain (RETIRING lasts at least 300 ms).
 MAX_SWITCHES_PER_MIN: Final = 60
 EXISTING_CARRIERS: Final = frozenset({"udp"})
+# Fastest first, as both ends prefer them; the names of gateway/suites.py.
+EXISTING_SUITES: Final = ("aegis-128l", "aes-256-gcm", "chacha20-poly1305")
 
 
 class Profile(enum.Enum):
@@ -110,6 +112,7 @@ class Policy:
     slot_ttl_ns: int = _p("security.slot_ttl", 5 * NS_PER_S)
     control_rate: int = _p("security.control_rate", 100)
     control_burst: int = _p("security.control_burst", 100)
+    suites: tuple[str, ...] = _p("security.suites", EXISTING_SUITES)
     rekey_after_ns: int = _p("keys.rekey_after_time", 120 * NS_PER_S)
     reject_after_ns: int = _p("keys.reject_after_time", 180 * NS_PER_S)
     rekey_after_packets: int = _p("keys.rekey_after_packets", 1 << 60)
@@ -269,9 +272,19 @@ def _bad_carriers(policy: Policy) -> list[Problem]:
     return found
 
 
+def _bad_suites(policy: Policy) -> list[Problem]:
+    key = _KEYS["suites"]
+    if not policy.suites:
+        return [Problem(key, "must permit at least one suite")]
+    if len(set(policy.suites)) != len(policy.suites):
+        return [Problem(key, "names a suite twice")]
+    unknown = [suite for suite in policy.suites if suite not in EXISTING_SUITES]
+    return [Problem(key, f"{suite!r} is none of {', '.join(EXISTING_SUITES)}") for suite in unknown]
+
+
 def problems(policy: Policy) -> tuple[Problem, ...]:
     """Everything wrong with a policy, empty when it may be used."""
-    found = _out_of_range(policy) + _bad_carriers(policy)
+    found = _out_of_range(policy) + _bad_carriers(policy) + _bad_suites(policy)
     if not found:  # relations between values that are themselves senseless would only confuse
         found += [Problem(_KEYS[name], text) for name, holds, text in _RELATIONS if not holds(policy)]
     return tuple(found)

@@ -201,6 +201,10 @@ def on_rekey_refused(s: Session, turn: Turn, _: inp.RekeyRefused) -> None:
     turn.events.append(ev.KeyEvent(*s.stamp(turn), "REFUSED"))
 
 
+def on_suite_refused(s: Session, turn: Turn, _: inp.SuiteRefused) -> None:
+    s.alarm(turn, Reason.POLICY_DENIED, "suite refused: none that the policy permits was agreed on")
+
+
 def start_rekey(s: Session, turn: Turn, trigger: str) -> None:
     s.keys.rekey_ns = turn.now_ns
     turn.events.append(ev.KeyEvent(*s.stamp(turn), trigger))

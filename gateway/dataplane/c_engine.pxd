@@ -29,6 +29,8 @@ cdef extern from "jv/session.h" nogil:
         const uint8_t *control_send
         const uint8_t *control_recv
         bint hold
+        const uint8_t *data_send[4]
+        const uint8_t *data_recv[4]
 
 
 cdef extern from "jv/counters.h" nogil:
@@ -101,6 +103,7 @@ cdef extern from "jv/engine.h" nogil:
         bint has_previous
         bint has_older
         uint16_t staged
+        uint8_t suite
         uint32_t window_packets
 
     enum:
@@ -203,6 +206,7 @@ cdef extern from "jv/binding.h" nogil:
     int jv_engine_open_paths(jv_engine *e, uint32_t slot, uint64_t now_ns)
     int jv_engine_promote(jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns)
     int jv_engine_mute(jv_engine *e, uint32_t slot, bint mute, uint64_t now_ns)
+    int jv_engine_choose_suite(jv_engine *e, uint32_t slot, uint32_t local_index, unsigned suite)
     int jv_engine_set_path(jv_engine *e, uint32_t slot, uint8_t path_id, const jv_endpoint *at, uint64_t now_ns)
     int jv_engine_drop_path(jv_engine *e, uint32_t slot, uint8_t path_id)
     int jv_engine_lend(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns)

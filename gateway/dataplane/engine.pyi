@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final, Protocol, TypedDict
 
@@ -104,6 +104,7 @@ class SessionStats(TypedDict):
     has_previous: bool
     has_older: bool
     staged: int
+    suite: int
     window_packets: int
 
 class PathStats(TypedDict):
@@ -153,9 +154,12 @@ class Engine:
         now_ns: int,
         control: tuple[bytes, bytes] | None = None,
         hold: bool = False,
+        data: Mapping[int, tuple[bytes, bytes]] | None = None,
     ) -> None: ...
     def promote(self, slot: int, local_index: int, now_ns: int) -> None: ...
     def mute(self, slot: int, on: bool, now_ns: int) -> None: ...
+    def expect_suites(self, slot: int, local_index: int) -> None: ...
+    def choose_suite(self, slot: int, local_index: int, suite: int) -> None: ...
     def erase_keys(self, slot: int, keep_index: int = 0) -> None: ...
     def set_endpoint(self, slot: int, to: Endpoint, now_ns: int) -> None: ...
     def endpoint(self, slot: int) -> Endpoint | None: ...

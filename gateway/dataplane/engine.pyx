@@ -308,13 +308,14 @@ cdef class Engine:
             return 0
         return c.jv_engine_slots_of(self._e, &indices[0], indices.shape[0], &slots[0])
 
-    def install(self, uint32_t slot, keys not None, uint64_t now_ns, control=None, bint hold=False):
+    def install(self, uint32_t slot, keys not None, uint64_t now_ns, control=None, bint hold=False, data=None):
         """Install the TransportKeys of a finished handshake; an initiator's waiting packets leave at once.
 
         `control`: the two keys of suite 0, (send, recv), 32 bytes each; None: no control messages under it.
         `hold`: a HELLO comes first (protocol.md §2). Initiator: nothing leaves before `send_data` has sent it, and
         control goes under the previous keypair until `promote` (on WELCOME). Responder: the keypair receives, but
         the current one goes on sealing until `promote` (on HELLO).
+        `data`: suite number -> (send, recv), of type 5 data; see `choose_suite`.
         """
         cdef c.jv_keys raw
         cdef bytes send = keys.send_key, recv = keys.recv_key
@@ -334,6 +335,12 @@ cdef class Engine:
                 raise ValueError("control keys are 32 bytes")
             raw.control_send = <const uint8_t *><const char *>control_send
             raw.control_recv = <const uint8_t *><const char *>control_recv
+        for suite, pair in (data or {}).items():
+            send, recv = pair
+            if not 2 <= suite <= 3 or len(send) != 32 or len(recv) != 32:
+                raise ValueError("data keys are 32 bytes, of suite 2 or 3")
+            raw.data_send[<int>suite] = <const uint8_t *><const char *>send
+            raw.data_recv[<int>suite] = <const uint8_t *><const char *>recv
         check(c.jv_engine_install(self._e, slot, &raw, now_ns), "install keys")
 
     def promote(self, uint32_t slot, uint32_t local_index, uint64_t now_ns):
@@ -345,6 +352,16 @@ cdef class Engine:
         """Whether inner packets wait (outwards) and are dropped (inwards): a peer that must speak jump frames has not
         shown yet that it does. Everything else passes."""
         check(c.jv_engine_mute(self._e, slot, on, now_ns), "mute session")
+
+    def expect_suites(self, uint32_t slot, uint32_t local_index):
+        """Our HELLO has left under this keypair: data of any suite it offers is taken until `choose_suite`."""
+        check(c.jv_engine_choose_suite(self._e, slot, local_index, 0), "expect suites")
+
+    def choose_suite(self, uint32_t slot, uint32_t local_index, unsigned suite):
+        """Both ends agreed: data goes under this suite (1: type 4). NotFound when the keypair does not offer it."""
+        if suite < 1:
+            raise ValueError("suite 0 is control's")
+        check(c.jv_engine_choose_suite(self._e, slot, local_index, suite), "choose suite")
 
     def erase_keys(self, uint32_t slot, uint32_t keep_index=0):
         """End a session: wipe its keys, but for the keypair that carries the next one, and its paths."""
@@ -375,7 +392,8 @@ cdef class Engine:
             "rx_packets": s.rx_packets, "rx_bytes": s.rx_bytes, "tx_packets": s.tx_packets, "tx_bytes": s.tx_bytes,
             "latest_handshake_ns": s.latest_handshake_ns, "key_birth_ns": s.key_birth_ns,
             "has_current": bool(s.has_current), "has_next": bool(s.has_next), "has_previous": bool(s.has_previous),
-            "has_older": bool(s.has_older), "staged": s.staged, "window_packets": s.window_packets,
+            "has_older": bool(s.has_older), "staged": s.staged, "suite": s.suite,
+            "window_packets": s.window_packets,
         }
 
     # --- paths (jump sessions; protocol.md §4)

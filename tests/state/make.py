@@ -121,6 +121,7 @@ EXAMPLES: tuple[inp.Input, ...] = (
     inp.KeyInstalled(),
     inp.KeyUsage(1, 1),
     inp.RekeyRefused(),
+    inp.SuiteRefused(),
     inp.SecurityViolation("impossible"),
     inp.OwnershipLost(Reason.OWNERSHIP_AMBIGUOUS, 3),
     inp.Evicted(),

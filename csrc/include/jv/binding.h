@@ -23,6 +23,10 @@ JV_API int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_
  * not shown it yet. Handshakes, keepalives and jump frames pass all the while. */
 JV_API int jv_engine_mute(struct jv_engine *e, uint32_t slot, bool mute, uint64_t now_ns);
 
+/* Type 5 data under a keypair: 0 = our HELLO has left, any offered suite is taken; else the suite that HELLO
+ * and WELCOME agreed on, for both directions (1 = type 4 only). ENOENT: no such keypair, or never offered. */
+JV_API int jv_engine_choose_suite(struct jv_engine *e, uint32_t slot, uint32_t local_index, unsigned suite);
+
 /* A validated path (client: one of its sockets) is at this address. An id that is there moves, with what was
  * measured on it; a new one is probed at once. Another path at the same address is dropped. ENOSPC beyond
  * JV_PATHS_MAX. */

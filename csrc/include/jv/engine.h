@@ -96,6 +96,7 @@ struct jv_session_stats {
     uint64_t key_birth_ns;        /* of the current keypair, 0 = none */
     bool has_current, has_next, has_previous, has_older;
     uint16_t staged;
+    uint8_t suite;           /* enum jv_suite: what data is sealed under, 0 = no keypair */
     uint32_t window_packets; /* how far back the current keypair's replay window reaches, 0 = none */
 };
 

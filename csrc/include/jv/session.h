@@ -14,6 +14,7 @@
 #include "jv/aead.h"
 #include "jv/common.h"
 #include "jv/endpoint.h"
+#include "jv/hot.h"
 #include "jv/index.h"
 #include "jv/replay.h"
 #include "jv/wheel.h"
@@ -36,6 +37,15 @@ struct jv_keys {
      * first message proves the keypair but leaves `current` sealing until jv_engine_promote, because the
      * HELLO has yet to show whose it is; without a current keypair it takes over at once. */
     bool hold;
+    /* Type 5 data by suite number, 32 bytes each; NULL: that suite is not offered under this keypair. */
+    const uint8_t *data_send[JV_SUITE_END];
+    const uint8_t *data_recv[JV_SUITE_END];
+};
+
+/* Type 5 data of one suite. */
+struct jv_data_keys {
+    struct jv_aead_key send;
+    struct jv_aead_key recv;
 };
 
 /* Control messages of one keypair: own key, counter and window, so that a probe on a slow path survives any
@@ -49,7 +59,7 @@ struct jv_control {
 };
 
 /* Traffic keys of one handshake, one for each direction, and what has been done with them. Data is sealed
- * with ChaCha20-Poly1305 as type 4; the suites of type 5 data get their keys and their choice here. */
+ * with ChaCha20-Poly1305 as type 4 until another suite is chosen. */
 struct jv_keypair {
     uint32_t local_index;  /* what the peer writes into the messages it sends us */
     uint32_t remote_index; /* what we write */
@@ -64,6 +74,9 @@ struct jv_keypair {
     bool confirmed;             /* a held one: its first message has come */
     bool crossed;               /* the other end may seal with it for as long as it lives, whatever we do */
     struct jv_control *control; /* NULL = suite 0 is refused */
+    struct jv_data_keys *data;  /* of AES256GCM on, by suite; NULL = type 4 only */
+    uint8_t opens;              /* suites of type 5 data that are taken, bit by number */
+    uint8_t seals;              /* the suite that data leaves under, 0 = type 4 */
     uint64_t *wide;             /* the bitmap its window has grown into, NULL = `words` */
     uint64_t words[];           /* the window's first bitmap */
 };
@@ -136,6 +149,14 @@ int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv
                        uint64_t now_ns) JV_WARN_UNUSED;
 /* next becomes current: its first message has authenticated, and whose it is has been shown. */
 void jv_session_confirm(struct jv_session *s, uint64_t now_ns);
+/* The keys of a suite of type 5 data; it was offered. */
+static inline struct jv_data_keys *jv_keypair_data(const struct jv_keypair *kp, unsigned suite) {
+    return &kp->data[suite - JV_SUITE_AES256GCM];
+}
+/* HELLO has left and the answer is open: whatever was offered is taken. */
+void jv_keypair_expect(struct jv_keypair *kp);
+/* The suite of the data from now on; the keys of the others are wiped. -ENOENT: it was not offered. */
+int jv_keypair_choose(struct jv_keypair *kp, unsigned suite) JV_WARN_UNUSED;
 /* Takes memory: not on the packet path. Its window reaches back JV_REPLAY_BITS_LARGE counters from now on.
  * False: it did before, or there is no memory. */
 bool jv_keypair_widen(struct jv_keypair *kp);

@@ -72,10 +72,10 @@ def paths(session: str, interface: str | None, socket: Path | None, as_json: boo
     """Show the paths of SESSION: status, round trip, loss, score."""
     document = ctlclient.call(require_socket(interface, socket), "session", {"session": session})
     if as_json:
-        chosen = {name: document[name] for name in ("session_id", "peer", "path_id", "paths")}
+        chosen = {name: document[name] for name in ("session_id", "peer", "suite", "path_id", "paths")}
         output.write_json({"schema": "jvpn.paths/1", **chosen})
     else:
-        click.echo(render_paths(document["paths"]))
+        click.echo(f"{render_paths(document['paths'])}\n\ndata under {document['suite']}")
 
 
 @click.command(epilog="The switch keeps to budget and cooldown; at a gateway it is advice to the client.")

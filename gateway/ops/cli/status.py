@@ -16,7 +16,7 @@ from gateway.errors import DaemonUnreachable
 from gateway.ops.cli import output
 from gateway.ops.cli.options import interface_option, json_option, require_socket, socket_option
 
-_HEADER: Final = ("PEER", "STATE", "ENDPOINT", "ALLOWED IPS", "HANDSHAKE", "RECEIVED", "SENT")
+_HEADER: Final = ("PEER", "STATE", "ENDPOINT", "ALLOWED IPS", "HANDSHAKE", "RECEIVED", "SENT", "SUITE")
 _RIGHT: Final = frozenset((4, 5, 6))
 # A peer with many prefixes must not push the other columns out of sight; --json has them all.
 _PREFIXES_SHOWN: Final = 2
@@ -130,6 +130,7 @@ def _peer_row(peer: Mapping[str, Any]) -> tuple[str, ...]:
         "never" if handshake is None else f"{output.age(handshake)} ago",
         output.size(peer.get("rx_bytes", 0)),
         output.size(peer.get("tx_bytes", 0)),
+        str(peer.get("suite") or "-"),
     )
 
 

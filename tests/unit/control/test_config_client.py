@@ -25,7 +25,7 @@ def test_the_smallest_client() -> None:
     assert config.addresses == (ip_interface("10.99.0.2/32"), ip_interface("fd99::2/128"))
     assert (config.interface, config.mtu, config.table, config.fwmark, config.listen_port) == (
         "jvpn0",
-        1420,
+        1404,
         "auto",
         0,
         0,

@@ -280,7 +280,7 @@ def test_documents_show_no_secret_unless_asked(tmp_path: Path) -> None:
         "public_key": public(1),
         "endpoint": "vpn.example.net:51820",
         "listen": ["0.0.0.0:51820", "[::]:51820"],
-        "mtu": 1420,
+        "mtu": 1404,
         "dns": ["9.9.9.9"],
         "routes": ["10.99.0.0/24"],
     }

@@ -54,7 +54,7 @@ def test_what_wg_quick_forgives() -> None:
     )
     assert config.gateways[0].allowed_ips == (ip_network("10.0.0.0/8"), ip_network("::/0"))
     assert config.gateways[0].keepalive_s == 0
-    assert config.mtu == 1420
+    assert config.mtu == 1404
 
 
 def test_several_peers() -> None:

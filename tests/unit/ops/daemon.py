@@ -31,6 +31,7 @@ STATUS: dict[str, Any] = {
             "rx_packets": 3,
             "tx_packets": 2,
             "keepalive_s": 0,
+            "suite": "aegis-128l",
             "state": "attached",
         },
         {

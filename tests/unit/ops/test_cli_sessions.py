@@ -85,6 +85,8 @@ def test_one_session_and_its_paths(jvpn: Jvpn, places: Path) -> None:
         "PATH", "STATUS", "RTT", "JITTER", "LOSS", "SCORE", "STABILITY", "PENALTY", "TIER", "HEARD", "ADDRESS",
     ]  # fmt: skip
     assert "30.0 ms  2.5 ms  1.0 %   97.2" in table
+    assert table.rstrip().endswith("data under chacha20-poly1305")
+    assert paths["suite"] == document["suite"] == "chacha20-poly1305"
 
 
 def test_a_session_without_a_binding_shows_its_window(jvpn: Jvpn, places: Path) -> None:
