@@ -9,7 +9,8 @@
 
 #include <errno.h>
 
-#define PMTU_SENDS_MAX 3u
+#define SENDS_MAX       3u
+#define SENDS_LOSSY_MAX 8u /* at 30 % loss each way eight probes in a row are lost once in 200 times */
 /* PMTU probes number themselves from here, so that no answer can be taken for a probe of the row. */
 #define PMTU_SEQ_BASE (UINT64_C(1) << 63)
 #define FLOOR_BYTES   1280u /* RFC 8200 §5: every IPv6 link carries it */
@@ -55,7 +56,8 @@ static void send_padded(struct jv_engine *e, struct jv_session *s, struct jv_pat
     struct jv_keypair *kp = jv_control_key(e, s);
     struct jv_probe probe;
     uint8_t *plain = jv_control_plain(e);
-    m->due_ns = e->now_ns + (jv_path_pto_ns(path) << m->sends++);
+    m->due_ns = e->now_ns + (jv_path_pto_ns(path) << (m->sends < 2 ? m->sends : 2));
+    m->sends++;
     if (!kp)
         return;
     const size_t as_data = m->size_bytes + jv_suite_tag_bytes(s->current) - JV_TAG_BYTES;
@@ -138,6 +140,11 @@ static void learned(struct jv_engine *e, struct jv_session *s, struct jv_path *p
     jv_pmtu_search(e, s);
 }
 
+/* What is lost on a lossy path need not be lost by its size. */
+static unsigned sends_max(const struct jv_path *path) {
+    return path->level[0] || path->misses ? SENDS_LOSSY_MAX : SENDS_MAX;
+}
+
 static void ask_again(struct jv_engine *e, struct jv_session *s) {
     struct jv_pmtu *m = &s->paths->pmtu;
     if (!m->again_ns || m->again_ns > e->now_ns || m->due_ns)
@@ -157,7 +164,7 @@ void jv_pmtu_run(struct jv_engine *e, struct jv_session *s) {
     m->due_ns = 0;
     if (!path)
         jv_pmtu_search(e, s);
-    else if (m->sends >= PMTU_SENDS_MAX)
+    else if (m->sends >= sends_max(path))
         learned(e, s, path, false);
     else
         send_padded(e, s, path);

@@ -102,6 +102,24 @@ static void loss_asks_and_is_forgotten(void) {
     bed_close(&b);
 }
 
+/* A path that loses every other packet, large or small, is lossy and not narrow: its loss is not forgotten. */
+static void a_lossy_path_is_not_narrow(void) {
+    const struct jv_thresholds limits = {.loss_enter_ppm = 50000, .loss_exit_ppm = 20000};
+    struct bed b;
+    bed_open(&b);
+    bed_liveness(&b, PROFILE_NS);
+    CHECK(jv_engine_set_thresholds(b.client.engine, b.client.slot, &limits) == 0);
+    bed_run(&b, SECOND_NS);
+    for (int i = 0; i < 400; i++) {
+        b.gateway.deaf[0] = i % 2;
+        bed_put(&b, &b.client, 100);
+        bed_run(&b, 10 * MS);
+    }
+    CHECK(bed_stats(&b, &b.client, 1).mtu_bytes == 0 && bed_seen(&b.client, JV_EVENT_PMTU, -1) == 0);
+    CHECK(bed_stats(&b, &b.client, 1).measured.loss_ppm > 300000);
+    bed_close(&b);
+}
+
 /* A path that dies meanwhile is not called narrow. */
 static void the_dead_teach_nothing(void) {
     struct bed b;
@@ -120,6 +138,7 @@ int main(void) {
     RUN(larger_ones_are_told);
     RUN(traffic_asks_again);
     RUN(loss_asks_and_is_forgotten);
+    RUN(a_lossy_path_is_not_narrow);
     RUN(the_dead_teach_nothing);
     return failures();
 }
