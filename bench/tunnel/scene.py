@@ -123,7 +123,13 @@ class Ours:
 class OursWithout(Ours):
     """The same without any offload."""
 
-    offload = NOTHING
+    offload: Mapping[str, Any] = NOTHING
+
+
+class OursPlainTun(Ours):
+    """The same with single packets at the TUN device, and trains outside."""
+
+    offload: Mapping[str, Any] = {"tun": "off"}
 
 
 class WireguardGo:
@@ -156,6 +162,7 @@ class WireguardGo:
 OUR_PEERS: Final[Mapping[str, type[Peer]]] = {
     "veth": Veth,
     "ours": Ours,
+    "ours-plain-tun": OursPlainTun,
     "ours-without-offloads": OursWithout,
     "wireguard-go": WireguardGo,
 }

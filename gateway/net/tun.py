@@ -31,6 +31,10 @@ IFF_VNET_HDR: Final = 0x4000
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNGETFEATURES: Final = 0x800454CF
+TUNSETVNETHDRSZ: Final = 0x400454D8
+
+# What the data plane reads and writes before each packet (struct virtio_net_hdr).
+VNET_HEADER_BYTES: Final = 10
 
 TUN_F_CSUM: Final = 0x01
 TUN_F_TSO4: Final = 0x02
@@ -97,6 +101,7 @@ def open_tun(
         _attach(fd, name, flags)
         features = {word for wanted, word in ((vnet_hdr, "vnet_hdr"), (multi_queue, "multi_queue")) if wanted}
         if vnet_hdr:
+            _set_header_size(fd)
             bits = _set_offload(fd, offload_steps)
             features |= {word for bit, word in _FEATURES if bits & bit}
     except BaseException:
@@ -134,6 +139,14 @@ def _attach(fd: int, name: str, flags: int) -> None:
             errno.EINVAL: "an interface of that name exists and is of another kind; choose another name",
         }
         raise refused(f"cannot create interface {name}", error, remedies.get(error.errno or 0, "")) from error
+
+
+def _set_header_size(fd: int) -> None:
+    """A persistent device keeps the size that its last holder has set."""
+    try:
+        fcntl.ioctl(fd, TUNSETVNETHDRSZ, VNET_HEADER_BYTES.to_bytes(4, sys.byteorder))
+    except OSError as error:
+        raise refused("cannot set the header size of the TUN device", error) from error
 
 
 def _set_offload(fd: int, steps: Sequence[int]) -> int:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 import struct
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -51,6 +53,57 @@ def test_offloads_step_down(bed: Bed, steps: tuple[int, ...], features: set[str]
     device = in_namespace(bed.machine, lambda: tun.open_tun("jv0", vnet_hdr=True, offload_steps=steps))
     assert device.features == features
     device.close()
+
+
+@pytest.mark.parametrize(
+    ("offload", "features"),
+    [
+        ("full", {"vnet_hdr", "csum", "tso4", "tso6", "uso4", "uso6"}),
+        ("no-uso", {"vnet_hdr", "csum", "tso4", "tso6"}),
+        ("no-tso", {"vnet_hdr"}),
+        ("off", set()),
+    ],
+)
+def test_a_configuration_may_want_less(bed: Bed, offload: tun.Offload, features: set[str]) -> None:
+    device = in_namespace(bed.machine, lambda: tun.open_with("jv0", offload))
+    assert device.features <= features
+    assert device.features >= features - {"uso4", "uso6"}  # Linux 6.2
+    device.close()
+
+
+def test_a_driver_without_the_header(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel of today lacks it, so the answer to the question is what is replaced."""
+    monkeypatch.setattr(tun, "_flags_known", lambda fd: tun.IFF_TUN | tun.IFF_NO_PI)
+    device = in_namespace(bed.machine, lambda: tun.open_with("jv0", "full"))
+    assert device.features == frozenset()
+    device.close()
+
+
+def test_a_persistent_device_may_come_with_another_header(bed: Bed) -> None:
+    """Twelve bytes, as its last holder wanted: what is read afterwards begins with ten again."""
+    machine = bed.machine
+    bed.ip(machine, "tuntap add jv0 mode tun vnet_hdr")
+    last = in_namespace(machine, lambda: tun.open_tun("jv0", vnet_hdr=True))
+    fcntl.ioctl(last.fd, tun.TUNSETVNETHDRSZ, struct.pack("=i", 12))
+    last.close()
+    device = in_namespace(machine, lambda: tun.open_with("jv0", "full"))
+    bed.ip(machine, "address add 10.77.0.1/24 dev jv0")
+    bed.ip(machine, "link set jv0 up")
+    with in_namespace(machine, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(b"x" * 100, ("10.77.0.2", 9))
+    found = [packet for packet in read_all(device.fd) if packet[10] == 0x45]
+    assert [len(packet) for packet in found] == [10 + 20 + 8 + 100]
+    device.close()
+    bed.ip(machine, "link del jv0")
+
+
+def read_all(fd: int) -> list[bytes]:
+    """What waits in a device."""
+    packets = []
+    with suppress(BlockingIOError):
+        while True:
+            packets.append(os.read(fd, 65_600))
+    return packets
 
 
 def test_queues_share_a_name_only_when_asked(bed: Bed) -> None:
