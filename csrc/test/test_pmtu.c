@@ -102,7 +102,8 @@ static void loss_asks_and_is_forgotten(void) {
     bed_close(&b);
 }
 
-/* A path that loses every other packet, large or small, is lossy and not narrow: its loss is not forgotten. */
+/* A path that loses every other packet, large or small, is lossy and not narrow: its loss is not forgotten.
+ */
 static void a_lossy_path_is_not_narrow(void) {
     const struct jv_thresholds limits = {.loss_enter_ppm = 50000, .loss_exit_ppm = 20000};
     struct bed b;
