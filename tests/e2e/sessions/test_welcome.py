@@ -8,6 +8,7 @@ client ───┤                  ├─── gateway ── backend      th
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tests.e2e.sessions.bed import LONG_WINDOW, ONE_UPLINK
@@ -20,8 +21,12 @@ ADVERTISED = {"gateway": {"advertise": [ENDPOINTS[1]]}}
 
 
 def told(client: Daemon) -> dict[str, Any]:
-    """What the only gateway of a client told it."""
-    (one,) = client.status()["told"].values()
+    """What the only gateway of a client told it, as soon as it has: a session is ATTACHED a round trip before."""
+    deadline_s = time.monotonic() + 5.0
+    while not (found := client.status()["told"]):
+        assert time.monotonic() < deadline_s, "no WELCOME"
+        time.sleep(0.02)
+    (one,) = found.values()
     return dict(one)
 
 
@@ -76,7 +81,8 @@ def test_both_ends_probe_at_the_slower_pace_that_is_asked_for(make_bed: MakeBed)
     slow = {**LONG_WINDOW, "liveness": {"profile": "metered"}}
     bed = make_bed(policy=LONG_WINDOW, client_policy=slow, endpoints=ONE_UPLINK)
     seen = bed.start(settled=False)
-    bed.client.journal.wait(lambda body: body.get("event") == "TRANSPORT_ATTACHED", "the session")
+    bed.gateway.journal.wait(lambda body: body["event"] == "POLICY_EVENT" and body["applied"], "the profile")
+    told(bed.client.daemon)
     for journal in bed.ends():
         policies = {body["policy"]: body["values"] for body in journal.records if body["event"] == "POLICY"}
         last = [body for body in journal.records if body.get("session_id") == seen.session_id][-1]
