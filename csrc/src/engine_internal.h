@@ -62,7 +62,7 @@ struct jv_stage {
 /* Packets are sealed out of `input` into the arena, one behind the other, so equal ones of one session are a
  * train without a copy. */
 struct jv_tx {
-    uint8_t *input; /* what was read of the device: JV_TX_INPUT_BYTES */
+    uint8_t *input; /* what was read of the device, behind the header that came with it */
     uint8_t *arena;
     uint32_t arena_bytes;
     uint32_t used_bytes; /* sealed */
@@ -203,7 +203,8 @@ bool jv_pmtu_answered(struct jv_engine *e, struct jv_session *s, struct jv_path 
 void jv_extra_train(struct jv_engine *e, struct jv_session *s, const struct jv_train *train);
 
 /* sink.c: packets for the TUN, written at the end of the burst. The data stays where it is until the flush,
- * which writes into it. */
+ * which writes into it, and JV_SINK_HEADROOM before it. */
+#define JV_SINK_HEADROOM sizeof(struct jv_vnet)
 void jv_sink_add(struct jv_engine *e, uint8_t *packet, const struct jv_ip *ip);
 void jv_sink_flush(struct jv_engine *e);
 /* One packet at once, beside the burst. */

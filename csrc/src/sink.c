@@ -4,25 +4,28 @@
 #include "engine_internal.h"
 
 #include <errno.h>
+#include <unistd.h>
 
-/* One write of the device: behind the header of a super-packet, if it has such headers. */
-static bool write_device(struct jv_engine *e, const struct jv_vnet *vnet, const struct iovec *packet, int n,
+/* One write of the device, with the header of a super-packet before the first piece if it has such headers.
+ */
+static bool write_device(struct jv_engine *e, const struct jv_vnet *vnet, struct iovec *iov, int n,
                          size_t bytes) {
-    struct iovec iov[1 + JV_COALESCE_IOV_MAX];
-    const bool with_header = e->tun_features & JV_TUN_VNET;
-    const size_t header_bytes = with_header ? sizeof *vnet : 0;
     ssize_t written;
-    iov[0] = (struct iovec){.iov_base = (void *)(uintptr_t)vnet, .iov_len = header_bytes};
-    memcpy(iov + 1, packet, (size_t)n * sizeof *packet);
+    if (e->tun_features & JV_TUN_VNET) {
+        uint8_t *start = (uint8_t *)iov[0].iov_base - sizeof *vnet;
+        memcpy(start, vnet, sizeof *vnet);
+        iov[0] = (struct iovec){.iov_base = start, .iov_len = iov[0].iov_len + sizeof *vnet};
+        bytes += sizeof *vnet;
+    }
     do
-        written = writev(e->tun_fd, iov + !with_header, n + with_header);
+        written = n == 1 ? write(e->tun_fd, iov[0].iov_base, iov[0].iov_len) : writev(e->tun_fd, iov, n);
     while (written < 0 && errno == EINTR);
-    return written == (ssize_t)(header_bytes + bytes);
+    return written == (ssize_t)bytes;
 }
 
 void jv_sink_write(struct jv_engine *e, uint8_t *packet, uint32_t len) {
     const struct jv_vnet plain = {.gso_type = JV_VNET_GSO_NONE};
-    const struct iovec iov = {.iov_base = packet, .iov_len = len};
+    struct iovec iov = {.iov_base = packet, .iov_len = len};
     if (!write_device(e, &plain, &iov, 1, len)) {
         jv_count(&e->counters, JV_CTR_DROP_TUN_WRITE);
         return;

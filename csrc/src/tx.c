@@ -14,6 +14,7 @@
 /* Header, padding and tag around one packet. */
 #define AROUND_BYTES (JV_HEADER_BYTES + PADDING_MAX + JV_AEAD_TAG_MAX)
 #define INPUT_BYTES  65535u
+#define INPUT_BEFORE 16u /* room for a struct jv_vnet, and the packet stays aligned */
 /* What the kernel makes of a stream is 64 KB less headers. */
 #define PUMP_BYTES (JV_TX_SUPERS * 64000u)
 
@@ -21,7 +22,7 @@ int jv_tx_init(struct jv_engine *e, uint32_t mtu_bytes) {
     const uint32_t singles = JV_TX_PACKETS * (mtu_bytes + AROUND_BYTES);
     const uint32_t supers = JV_TX_SUPERS * (INPUT_BYTES + JV_TRAIN_SEGMENTS_MAX * AROUND_BYTES);
     const uint32_t arena_bytes = singles > supers ? singles : supers;
-    uint8_t *arena = malloc(arena_bytes), *input = malloc(INPUT_BYTES + PADDING_MAX);
+    uint8_t *arena = malloc(arena_bytes), *input = malloc(INPUT_BEFORE + INPUT_BYTES + PADDING_MAX);
     if (!arena || !input) {
         free(arena);
         free(input);
@@ -29,7 +30,7 @@ int jv_tx_init(struct jv_engine *e, uint32_t mtu_bytes) {
     }
     jv_tx_free(e);
     e->tx.arena = arena;
-    e->tx.input = input;
+    e->tx.input = input + INPUT_BEFORE;
     e->tx.arena_bytes = arena_bytes;
     e->tx.used_bytes = e->tx.trains = 0;
     e->mtu_bytes = mtu_bytes;
@@ -38,7 +39,8 @@ int jv_tx_init(struct jv_engine *e, uint32_t mtu_bytes) {
 
 void jv_tx_free(struct jv_engine *e) {
     free(e->tx.arena);
-    free(e->tx.input);
+    if (e->tx.input)
+        free(e->tx.input - INPUT_BEFORE);
     e->tx.arena = e->tx.input = NULL;
 }
 
@@ -205,7 +207,7 @@ void jv_tx_staged(struct jv_engine *e, struct jv_session *s) {
 /* Tells the inner sender why not, as a router would; the answer goes back into the TUN and quotes the first
  * of what was to be sent. */
 static void refuse(struct jv_engine *e, enum jv_icmp_kind kind, uint32_t mtu_bytes) {
-    uint8_t reply[JV_ICMP_BYTES_MAX];
+    uint8_t space[JV_SINK_HEADROOM + JV_ICMP_BYTES_MAX], *reply = space + JV_SINK_HEADROOM;
     uint32_t bytes;
     if (e->now_ns - e->icmp_ns < JV_ICMP_INTERVAL_NS) {
         jv_count(&e->counters, JV_CTR_ICMP_LIMITED);
@@ -285,15 +287,16 @@ static void tx_read(struct jv_engine *e, const struct jv_vnet *vnet, uint32_t le
 
 /* Bytes of the packet, or a negative errno. */
 static ssize_t read_device(struct jv_engine *e, struct jv_vnet *vnet) {
-    const bool with_header = e->tun_features & JV_TUN_VNET;
-    const ssize_t header_bytes = with_header ? (ssize_t)sizeof *vnet : 0;
-    struct iovec iov[2] = {{.iov_base = vnet, .iov_len = sizeof *vnet},
-                           {.iov_base = e->tx.input, .iov_len = INPUT_BYTES}};
+    const size_t header_bytes = e->tun_features & JV_TUN_VNET ? sizeof *vnet : 0;
+    uint8_t *at = e->tx.input - header_bytes;
+    const ssize_t n = read(e->tun_fd, at, header_bytes + INPUT_BYTES);
     *vnet = (struct jv_vnet){.gso_type = JV_VNET_GSO_NONE};
-    const ssize_t n = readv(e->tun_fd, iov + !with_header, 1 + with_header);
     if (n < 0)
         return -errno;
-    return n > header_bytes ? n - header_bytes : 0;
+    if ((size_t)n < header_bytes)
+        return 0;
+    memcpy(vnet, at, header_bytes);
+    return n - (ssize_t)header_bytes;
 }
 
 int jv_engine_pump_tun(struct jv_engine *e, uint64_t now_ns) {
