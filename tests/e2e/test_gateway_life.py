@@ -63,6 +63,7 @@ PEER_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "tx_packets": int,
     "keepalive_s": int,
     "state": str,
+    "suite": (str, type(None)),
 }
 
 

@@ -198,6 +198,9 @@ def test_leftovers_of_a_killed_owner_go_with_the_next_start() -> None:
         owner.kill()
         owner.communicate(timeout=15)
     assert len(remains(token)) == 6
+    started_s = time.monotonic()
+    while len(processes(marker)) < 3 and time.monotonic() < started_s + 10:
+        time.sleep(0.05)  # the shell of one of them may not have come to its child yet
     assert len(processes(marker)) == 3
     with Lab() as other:
         other.namespace("x")
