@@ -52,13 +52,12 @@ class Bench:
     def ours(self) -> None:
         """Every event in turn, block after block."""
         left = {event.key: runs_of(event, self.wanted) for event in self.events}
-        with Lab() as lab:
-            topology = Topology.build(lab)
-            while any(left.values()):
-                for profile in ("default", "critical"):
-                    chosen = [event for event in self.events if event.profile == profile and left[event.key]]
-                    if chosen:
-                        self._block(lab, topology, chosen, left)
+        while any(left.values()):
+            for profile in ("default", "critical"):
+                chosen = [event for event in self.events if event.profile == profile and left[event.key]]
+                if chosen:
+                    with Lab() as lab:  # a relay remembers 256 clients, and a run is a client
+                        self._block(lab, Topology.build(lab), chosen, left)
 
     def _block(self, lab: Lab, topology: Topology, chosen: list[Event], left: dict[str, int]) -> None:
         order = [event for _ in range(BLOCK_RUNS) for event in chosen]
