@@ -17,7 +17,7 @@ from bench.demo.console import Console
 from bench.demo.stage import perform
 from tests.net import journal
 from tests.net.download import Download, Downloaded
-from tests.net.jump import JumpClient, JumpGateway, verify_ends
+from tests.net.jump import JumpClient, JumpGateway, SessionView, verify_ends
 from tests.net.lab import Lab, LabError
 from tests.net.stream import Stream, StreamLog
 from tests.net.topology import BACKEND, Topology, Uplink, boot_ns
@@ -60,7 +60,7 @@ class Show:
 
     def happen(self, title: str, text: str, act: Callable[[Uplink], int], watch_s: float = OBSERVE_S) -> None:
         """Wait until there is a standby, let something happen to the active path, watch, and mend."""
-        self.client.wait_view(lambda seen: seen.settled, "attached with a standby", SETTLE_S)
+        self.client.wait_view(has_spare, "attached with another path", SETTLE_S)
         active, path_id = self.client.active(), self.client.view().path_id or 0
         self.console.step(f"{title}: {text.format(device=active.device)}")
         cut_ns = act(active)
@@ -114,6 +114,12 @@ class Show:
             return "nothing to do"
         first = min(found, key=lambda body: body["mono_ns"])
         return str(first.get("evidence") or first["reason"])
+
+
+def has_spare(seen: SessionView) -> bool:
+    """ATTACHED, and another path answers: a suppressed one is taken too when nothing else is left."""
+    spare = any(path.status in ("STANDBY", "SUPPRESSED") for path in seen.paths)
+    return seen.state == "ATTACHED" and spare
 
 
 def main() -> int:
