@@ -80,7 +80,28 @@ class Veth:
         return (), ()
 
 
-class Ours:
+class TwoDaemons:
+    """A process at each end."""
+
+    _client: JvpnClient | WgDevice
+    _gateway: JvpnGateway | WgDevice
+
+    def start(self) -> None:
+        """The gateway first."""
+        self._gateway.start()
+        self._client.start()
+
+    def stop(self) -> None:
+        """In order."""
+        self._client.stop()
+        self._gateway.stop()
+
+    def processes(self) -> tuple[Sequence[int], Sequence[int]]:
+        """One each."""
+        return (self._client.proc.pid,), (self._gateway.proc.pid,)
+
+
+class Ours(TwoDaemons):
     """`jvpn connect` and `jvpn gateway`."""
 
     offload: Mapping[str, Any] = {}
@@ -105,20 +126,6 @@ class Ours:
         }
         self._client = JvpnClient(scene.lab, scene.client, client_keys, [f"{CLIENT}/32"], gateway, **tables)
 
-    def start(self) -> None:
-        """The gateway first."""
-        self._gateway.start()
-        self._client.start()
-
-    def stop(self) -> None:
-        """In order."""
-        self._client.stop()
-        self._gateway.stop()
-
-    def processes(self) -> tuple[Sequence[int], Sequence[int]]:
-        """One each."""
-        return (self._client.proc.pid,), (self._gateway.proc.pid,)
-
 
 class OursWithout(Ours):
     """The same without any offload."""
@@ -132,7 +139,7 @@ class OursPlainTun(Ours):
     offload: Mapping[str, Any] = {"tun": "off"}
 
 
-class WireguardGo:
+class WireguardGo(TwoDaemons):
     """Debian's wireguard-go at both ends."""
 
     def __init__(self, scene: Scene) -> None:
@@ -143,20 +150,6 @@ class WireguardGo:
             scene.lab, scene.gateway, gateway_keys, [f"{GATEWAY}/24"], [back], listen_port=51820
         )
         self._client = WgDevice(scene.lab, scene.client, client_keys, [f"{CLIENT}/24"], [there])
-
-    def start(self) -> None:
-        """The gateway first."""
-        self._gateway.start()
-        self._client.start()
-
-    def stop(self) -> None:
-        """In order."""
-        self._client.stop()
-        self._gateway.stop()
-
-    def processes(self) -> tuple[Sequence[int], Sequence[int]]:
-        """One each."""
-        return (self._client.proc.pid,), (self._gateway.proc.pid,)
 
 
 OUR_PEERS: Final[Mapping[str, type[Peer]]] = {
