@@ -16,7 +16,7 @@ demo: build ## real traffic in namespaces: a gateway, two clients and a backend;
 retest: dev ## run again what failed in the last `make test`
 	@.ci/tests again
 
-test: ctest pytest ## C tests under ASan+UBSan, then every Python test
+test: ctest pytest ## C tests under ASan+UBSan and TSan, then every Python test
 
 build: ## Debian packages, virtual environment, libsodium, libjv, Cython modules
 	@.ci/setup build
@@ -59,6 +59,7 @@ dev:
 
 ctest: dev
 	@JVPN_WERROR=1 $(PY) setup.py -q ctest
+	@JVPN_WERROR=1 $(PY) setup.py -q threadtest
 
 pytest: ctest
 	@.ci/tests

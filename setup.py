@@ -8,7 +8,7 @@ Everything is rebuilt only when a source, a header or a flag is newer than the r
   JVPN_SODIUM=system   link the system's libsodium (needs its headers) instead of building 1.0.20
   JVPN_BUILD=debug     -O0 -g
   JVPN_WERROR=1        warnings of csrc are errors (`make` sets it)
-Commands beside setuptools' own: `build_ext --inplace` (what `make build` runs) and `ctest`.
+Commands beside setuptools' own: `build_ext --inplace` (what `make build` runs), `ctest` and `threadtest`.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ SANITIZE = (
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
 )
+THREADS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread")
 HARDEN_LINK = ("-Wl,-z,relro,-z,now", "-Wl,--no-undefined")
 
 
@@ -299,7 +300,7 @@ class BuildPy(build_py):
 def extensions() -> list[Extension]:
     """One module per .pyx; linked against libjv by name, found at run time beside the package."""
     modules = sorted(DATAPLANE.glob("*.pyx"))
-    if not modules or {"clean", "ctest", "egg_info", "dist_info", "sdist"} & set(sys.argv):
+    if not modules or {"clean", "ctest", "threadtest", "egg_info", "dist_info", "sdist"} & set(sys.argv):
         return []
     from Cython.Build import cythonize
 
@@ -389,6 +390,64 @@ class CTest(Command):
         return done.returncode == 0
 
 
+class ThreadTest(Command):
+    """Runs the C tests that have several threads under ThreadSanitizer, and shows that it finds a planted race.
+
+    Leaves build/tsan/libjv.so, instrumented alike, which tests/integration/test_workers_tsan.py puts under the
+    built extension.
+    """
+
+    description = "run the C tests with threads under ThreadSanitizer"
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
+    THREADED: ClassVar[tuple[str, ...]] = ("test_workers", "test_ring")
+    RACE_FOUND: ClassVar[int] = 66  # TSan's exit status
+
+    def initialize_options(self) -> None:
+        pass
+
+    def finalize_options(self) -> None:
+        pass
+
+    def run(self) -> None:
+        sodium, into = choose_sodium(), BUILD / "tsan"
+        flags = (*BASE_CFLAGS, *WARNINGS, *THREADS, f"-I{CSRC / 'src'}", *sodium.cflags)
+        objects = compile_objects(sorted(CSRC.glob("src/*.c")), into / "csrc", flags)
+        run_path = [f"-Wl,-rpath,{sodium.bundled.parent}"] if sodium.bundled else []
+        linking = [*THREADS, "-pthread", *sodium.ldflags, *run_path]
+        if newer(objects, into / "libjv.so"):
+            link(["-shared", "-Wl,-soname,libjv.so", *objects, *linking], into / "libjv.so", "libjv")
+        for name in self.THREADED:
+            self._expect(self._program(name, (), objects, flags, linking), 0)
+        self._expect(self._program("test_workers", ("PLANT_RACE",), objects, flags, linking), self.RACE_FOUND)
+        say(f"C tests: {len(self.THREADED)} programs passed under TSan, and a planted race was found")
+
+    @staticmethod
+    def _program(
+        name: str, defines: tuple[str, ...], objects: list[Path], flags: tuple[str, ...], linking: list[str]
+    ) -> Path:
+        into = BUILD / "tsan" / "-".join(("test", *defines)).lower()
+        mains = compile_objects([CSRC / "test" / f"{name}.c"], into, (*flags, *(f"-D{d}" for d in defines)))
+        if newer([*mains, *objects], into / name):
+            link([*mains, *objects, *linking], into / name, name)
+        return into / name
+
+    def _expect(self, program: Path, status: int) -> None:
+        say(f"--- {program.relative_to(BUILD)}")
+        done = subprocess.run([program], timeout=300, check=False, capture_output=True, text=True)
+        found = "WARNING: ThreadSanitizer: data race" in done.stderr
+        if done.returncode != status or found != (status == self.RACE_FOUND):
+            say(done.stdout + done.stderr)
+            raise BuildError(f"{program}: exit status {done.returncode} under TSan, expected {status}")
+
+
 # pip runs this file as a script and as a build backend; paths above are absolute, setuptools wants the root.
 os.chdir(ROOT)
-setup(ext_modules=extensions(), cmdclass={"build_py": BuildPy, "build_ext": BuildNative, "ctest": CTest})
+setup(
+    ext_modules=extensions(),
+    cmdclass={
+        "build_py": BuildPy,
+        "build_ext": BuildNative,
+        "ctest": CTest,
+        "threadtest": ThreadTest,
+    },
+)

@@ -33,12 +33,13 @@ static struct jv_path *path_of(struct jv_engine *e, uint32_t slot, uint8_t id, s
 }
 
 int jv_engine_open_paths(struct jv_engine *e, uint32_t slot, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
-    e->now_ns = now_ns;
     return s ? need_paths(e, s, 1) : -ENOENT;
 }
 
 int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
@@ -48,7 +49,6 @@ int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, 
     }
     if (!s->next || s->next->local_index != local_index || !s->next->confirmed)
         return -ENOENT;
-    e->now_ns = now_ns;
     jv_session_confirm(s, now_ns);
     jv_clock_installed(e, s);
     jv_tx_staged(e, s);
@@ -56,10 +56,10 @@ int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, 
 }
 
 int jv_engine_mute(struct jv_engine *e, uint32_t slot, bool mute, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
-    e->now_ns = now_ns;
     s->mute = mute;
     if (!mute)
         jv_tx_staged(e, s);
@@ -131,10 +131,10 @@ static void drop(struct jv_engine *e, struct jv_session *s, struct jv_path *path
 
 int jv_engine_set_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, const struct jv_endpoint *at,
                        uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s || path_id == 0)
         return -ENOENT;
-    e->now_ns = now_ns;
     struct jv_path *there = s->paths ? jv_paths_at(s->paths, at) : NULL;
     if (there && there->id != path_id)
         drop(e, s, there); /* an address is one path: the newer claim is the validated one */
@@ -153,6 +153,7 @@ int jv_engine_set_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, cons
 }
 
 int jv_engine_drop_path(struct jv_engine *e, uint32_t slot, uint8_t path_id) {
+    JV_HOLD(e, 0);
     struct jv_session *s;
     struct jv_path *path = path_of(e, slot, path_id, &s);
     if (!path)
@@ -176,11 +177,11 @@ static void send_by(struct jv_engine *e, struct jv_session *s, const struct jv_p
 }
 
 int jv_engine_bind(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t epoch, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s;
     struct jv_path *path = path_of(e, slot, path_id, &s);
     if (!path)
         return -ENOENT;
-    e->now_ns = now_ns;
     s->paths->bound = path;
     s->paths->lent = NULL;
     s->paths->epoch = epoch;
@@ -191,19 +192,20 @@ int jv_engine_bind(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t
 }
 
 int jv_engine_lend(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s;
     struct jv_path *path = path_of(e, slot, path_id, &s);
     if (!path)
         return -ENOENT;
     if (s->paths->bound)
         return -EBUSY;
-    e->now_ns = now_ns;
     s->paths->lent = path;
     send_by(e, s, path);
     return 0;
 }
 
 int jv_engine_clear_binding(struct jv_engine *e, uint32_t slot, uint64_t epoch) {
+    JV_HOLD(e, 0);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
@@ -219,11 +221,11 @@ int jv_engine_clear_binding(struct jv_engine *e, uint32_t slot, uint64_t epoch) 
 
 int jv_engine_set_liveness(struct jv_engine *e, uint32_t slot, uint64_t interval_ns, uint64_t idle_ns,
                            uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s || !s->paths)
         return -ENOENT;
     struct jv_paths *p = s->paths;
-    e->now_ns = now_ns;
     p->profile_ns = interval_ns;
     p->idle_ns = idle_ns;
     for (unsigned i = 0; i < p->capacity; i++) {
@@ -239,6 +241,7 @@ int jv_engine_set_liveness(struct jv_engine *e, uint32_t slot, uint64_t interval
 }
 
 int jv_engine_set_thresholds(struct jv_engine *e, uint32_t slot, const struct jv_thresholds *limits) {
+    JV_HOLD(e, 0);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s || !s->paths)
         return -ENOENT;
@@ -249,11 +252,11 @@ int jv_engine_set_thresholds(struct jv_engine *e, uint32_t slot, const struct jv
 /* A path that is to be probed faster is probed at once, one that just was after the new interval. */
 int jv_engine_probe_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t interval_ns,
                          bool report, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s;
     struct jv_path *path = path_of(e, slot, path_id, &s);
     if (!path)
         return -ENOENT;
-    e->now_ns = now_ns;
     path->interval_ns = interval_ns;
     path->report = report;
     const uint64_t chosen_ns = jv_path_interval_ns(path, s->paths->profile_ns, 0, now_ns);
@@ -269,12 +272,13 @@ int jv_engine_probe_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, ui
 
 int jv_engine_path_stats(struct jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t now_ns,
                          struct jv_path_stats *out) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s;
     const struct jv_path *path = path_of(e, slot, path_id, &s);
     if (!path)
         return -ENOENT;
     const struct jv_paths *p = s->paths;
-    const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_engine_idle_interval(e);
+    const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_paths_idle_interval(e);
     *out = (struct jv_path_stats){
         .measured = jv_path_measured(path, now_ns),
         .tx_packets = path->tx_packets,
@@ -304,6 +308,7 @@ static void extend_extra(struct jv_paths *p, uint64_t until_ns) {
 
 int jv_engine_duplicate(struct jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns,
                         uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s;
     const bool both = path_of(e, slot, path_a, &s) && path_of(e, slot, path_b, &s) && path_a != path_b;
     struct jv_paths *p = s ? s->paths : NULL;
@@ -326,10 +331,10 @@ int jv_engine_duplicate(struct jv_engine *e, uint32_t slot, uint8_t path_a, uint
 
 int jv_engine_copy_to(struct jv_engine *e, uint32_t slot, const struct jv_endpoint *to, uint64_t until_ns,
                       uint64_t credit_bytes, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
-    e->now_ns = now_ns;
     if (need_paths(e, s, 1) != 0)
         return -ENOMEM;
     struct jv_visitor *v = jv_visitor_take(s->paths, to, now_ns);
@@ -342,6 +347,7 @@ int jv_engine_copy_to(struct jv_engine *e, uint32_t slot, const struct jv_endpoi
 }
 
 int jv_engine_stop_copy(struct jv_engine *e, uint32_t slot, const struct jv_endpoint *to) {
+    JV_HOLD(e, 0);
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s || !s->paths)
         return -ENOENT;

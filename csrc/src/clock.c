@@ -14,8 +14,10 @@ void jv_clock_arm(struct jv_engine *e, struct jv_session *s) {
     at = sooner(at, s->due.persistent_ns);
     at = sooner(at, s->due.erase_ns);
     at = sooner(at, s->due.paths_ns);
-    if (at && (!jv_timer_armed(&s->timer) || at < s->timer.deadline_ns))
-        jv_wheel_arm(&e->wheel, &s->timer, at);
+    if (!at || (jv_timer_armed(&s->timer) && at >= s->timer.deadline_ns))
+        return;
+    jv_wheel_arm(&e->wheel, &s->timer, at);
+    e->sooner |= at < e->asleep_ns;
 }
 
 static void persist(struct jv_engine *e, struct jv_session *s) {
@@ -90,11 +92,16 @@ static void on_timer(void *engine, struct jv_timer *timer) {
     fire(engine, jv_container_of(timer, struct jv_session, timer));
 }
 
-void jv_engine_tick(struct jv_engine *e, uint64_t now_ns) {
-    e->now_ns = now_ns;
-    (void)jv_wheel_advance(&e->wheel, now_ns, JV_TICK_SESSIONS, on_timer, e);
+void jv_clock_run(struct jv_engine *e, uint32_t sessions_max) {
+    (void)jv_wheel_advance(&e->wheel, e->now_ns, sessions_max, on_timer, e);
 }
 
-uint64_t jv_engine_next_deadline(const struct jv_engine *e) {
+void jv_engine_tick(struct jv_engine *e, uint64_t now_ns) {
+    JV_HOLD(e, now_ns);
+    jv_clock_run(e, JV_TICK_SESSIONS);
+}
+
+uint64_t jv_engine_next_deadline(struct jv_engine *e) {
+    JV_HOLD(e, 0);
     return jv_wheel_next_deadline(&e->wheel);
 }

@@ -71,10 +71,6 @@ void jv_control_credit(struct jv_arrival *a) {
 }
 
 void jv_control_rx(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
-    if (datagram[1] != JV_SUITE_CONTROL) {
-        jv_suite_rx(e, msg, datagram, len);
-        return;
-    }
     struct jv_arrival a = {.msg = msg, .bytes = len, .path_id = datagram[2], .type = JV_TYPE_JUMP};
     const uint64_t counter = jv_get_le64(datagram + 8);
     a.kp = jv_rx_key(e, datagram, &a.session);
@@ -143,7 +139,7 @@ static void hand_up(struct jv_engine *e, const struct jv_arrival *a, const uint8
         .from = a->msg->from,
     };
     memcpy(event->data, plain, len);
-    jv_ring_commit(e->controls, (uint32_t)(sizeof *event + len));
+    jv_engine_publish(e, e->controls, (uint32_t)(sizeof *event + len));
 }
 
 void jv_control_message(struct jv_engine *e, const struct jv_arrival *a, const uint8_t *plain, uint32_t len) {
@@ -208,7 +204,7 @@ static int send_sealed(struct jv_engine *e, struct jv_session *s, const struct j
     jv_count(&e->counters, JV_CTR_TX_CONTROL);
     if (path)
         jv_paths_sent(e, s, path, 1, bytes, false);
-    jv_tx_sealed(e, s, kp, bytes, true);
+    jv_tx_sealed(e, s, kp, 1, bytes, true);
     return send_datagram(e, path, to, bytes);
 }
 
@@ -288,13 +284,13 @@ static struct jv_path *resolve(struct jv_session *s, struct jv_outgoing *m) {
 }
 
 int jv_engine_send_control(struct jv_engine *e, const struct jv_outgoing *message, uint64_t now_ns) {
+    JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, message->slot);
     struct jv_outgoing m = *message;
     if (!s)
         return -ENOENT;
     if (m.len == 0 || m.len > JV_FRAMES_MESSAGE_MAX || m.plain[0] != JV_FRAMES_MARK)
         return -EINVAL;
-    e->now_ns = now_ns;
     struct jv_keypair *kp = key_for(e, s, &m);
     if (!kp)
         return -ENOKEY;

@@ -90,8 +90,9 @@ static inline uint64_t add_carry(uint64_t sum, uint64_t word) {
 
 #define BLOCK_BYTES 64u
 
-/* Where the compiler can build a function twice, the wider one is chosen when the library is loaded. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+/* Where the compiler can build a function twice, the wider one is chosen when the library is loaded. That is
+ * too early for TSan. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__)
 #define WITH_WIDER_VARIANT __attribute__((target_clones("avx2", "default")))
 #else
 #define WITH_WIDER_VARIANT

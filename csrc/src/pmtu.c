@@ -42,11 +42,11 @@ static int send_unfragmented(struct jv_engine *e, struct jv_session *s, struct j
     const int probe = v6 ? IPV6_PMTUDISC_PROBE : IP_PMTUDISC_PROBE;
     int before = 0;
     socklen_t size = sizeof before;
-    if (!sock || getsockopt(sock->fd, level, name, &before, &size) != 0 ||
-        setsockopt(sock->fd, level, name, &probe, sizeof probe) != 0)
+    if (!sock || getsockopt(sock->fd[0], level, name, &before, &size) != 0 ||
+        setsockopt(sock->fd[0], level, name, &probe, sizeof probe) != 0)
         return -ENOTSUP;
     const int error = jv_control_send(e, s, kp, path, &path->endpoint, len);
-    (void)setsockopt(sock->fd, level, name, &before, sizeof before);
+    (void)setsockopt(sock->fd[0], level, name, &before, sizeof before);
     return error;
 }
 

@@ -61,16 +61,23 @@ static void report_answered(struct jv_engine *e, const struct jv_session *s, str
 /* --- idle sessions
  * ------------------------------------------------------------------------------------------- */
 
-uint64_t jv_engine_idle_interval(const struct jv_engine *e) {
+uint64_t jv_paths_idle_interval(const struct jv_engine *e) {
     const uint64_t interval_ns = e->idle_paths * JV_NS_PER_S / e->probe_budget;
     return interval_ns < JV_IDLE_INTERVAL_MAX_NS ? interval_ns : JV_IDLE_INTERVAL_MAX_NS;
 }
 
-uint32_t jv_engine_idle_paths(const struct jv_engine *e) {
+uint64_t jv_engine_idle_interval(struct jv_engine *e) {
+    JV_HOLD(e, 0);
+    return jv_paths_idle_interval(e);
+}
+
+uint32_t jv_engine_idle_paths(struct jv_engine *e) {
+    JV_HOLD(e, 0);
     return e->idle_paths;
 }
 
 void jv_engine_set_probe_budget(struct jv_engine *e, uint32_t per_s) {
+    JV_HOLD(e, 0);
     e->probe_budget = per_s ? per_s : 1;
 }
 
@@ -89,7 +96,7 @@ static void settle_idle(struct jv_engine *e, struct jv_paths *p) {
 }
 
 static uint64_t interval_of(const struct jv_engine *e, const struct jv_paths *p, const struct jv_path *path) {
-    const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_engine_idle_interval(e);
+    const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_paths_idle_interval(e);
     return jv_path_interval_ns(path, p->profile_ns, p->idle ? idle_ns : 0, e->now_ns);
 }
 

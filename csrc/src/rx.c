@@ -1,287 +1,262 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Inwards: UDP -> TUN. Order of checks (protocol.md §5), each failing closed with a counter of its own:
- * size and type, receiver index, key age, tag, replay window, inner packet, allowed source.
+ * size and type, receiver index, key age, suite, tag, replay window, inner packet, allowed source.
  *
- * Nothing of a session changes before the tag has verified. */
+ * Datagrams pass in batches, in four phases: keys (under the lock), tags (beside it), meaning (under it, in
+ * the order of arrival), device (beside it). What is not data has no second phase and waits for its turn in
+ * the third. A key that is copied in the first is looked for again in the third: the session may have lost it
+ * in between. */
 #include "engine_internal.h"
 
 #include <errno.h>
-#include <string.h>
 
-static bool may_notice(struct jv_engine *e, struct jv_session *s) {
-    if (!s->notice_ns || e->now_ns - s->notice_ns >= JV_NS_PER_S) {
-        s->notice_ns = e->now_ns;
-        s->notices = 0;
+static uint32_t index_of(const struct jv_job *job) {
+    return jv_get_le32(job->datagram + 4);
+}
+
+/* --- first phase: keys
+ * ------------------------------------------------------------------------------------------ */
+
+/* What the datagram before had. */
+struct memo {
+    uint32_t index;
+    struct jv_session *session;
+    struct jv_keypair *kp; /* NULL = nothing is remembered */
+    const struct jv_aead_key *key;
+};
+
+static bool remembers(const struct memo *m, const struct jv_job *job) {
+    return m->kp && m->index == index_of(job);
+}
+
+/* The rows of all sessions of the batch, before the first is used. */
+static void prefetch(const struct jv_engine *e, const struct jv_rx *rx) {
+    uint32_t last = 0;
+    for (unsigned i = 0; i < rx->jobs; i++) {
+        const uint32_t index = index_of(&rx->job[i]);
+        if (rx->job[i].state == JV_JOB_SEALED && (i == 0 || index != last))
+            jv_table_prefetch(e->table, index);
+        last = index;
     }
-    if (s->notices < JV_NOTICES_PER_S) {
-        s->notices++;
-        return true;
+}
+
+static struct jv_aead_key *type4_key(struct jv_engine *e, struct jv_keypair *kp, const struct jv_job *job) {
+    if (jv_get_le64(job->datagram + 8) < e->limits.reject_after_messages)
+        return &kp->recv;
+    jv_count(&e->counters, JV_CTR_DROP_AUTH);
+    return NULL;
+}
+
+static bool take_key(struct jv_engine *e, struct jv_rx *rx, struct jv_job *job, struct memo *m) {
+    if (!remembers(m, job)) {
+        m->index = index_of(job);
+        m->kp = jv_rx_key(e, job->datagram, &m->session);
     }
-    jv_count(&e->counters, JV_CTR_NOTICE_LIMITED);
-    return false;
-}
-
-/* What comes from there is what may be sent there, three times over (protocol.md §4); what it names no path
- * for is the path's once it moves there. */
-static void credit_visitor(struct jv_engine *e, const struct jv_arrival *a) {
-    struct jv_visitor *v = jv_visitor_take(a->session->paths, &a->msg->from, e->now_ns);
-    if (!v)
-        return;
-    v->heard_ns = e->now_ns;
-    v->earned_bytes += a->bytes;
-    if (a->path)
-        return;
-    v->rx_packets++;
-    v->rx_bytes += a->bytes;
-}
-
-void jv_rx_new_address(struct jv_engine *e, const struct jv_arrival *a, unsigned flags) {
-    struct jv_session *s = a->session;
-    if (s->paths && !e->client)
-        credit_visitor(e, a);
-    if (!may_notice(e, s))
-        return;
-    (void)jv_engine_report(e, s,
-                           (struct jv_event){.kind = JV_EVENT_NOTICE,
-                                             .path_id = a->path_id,
-                                             .flags = (uint8_t)flags,
-                                             .bytes = a->bytes,
-                                             .value = flags & JV_NOTICE_NEWEST,
-                                             .local_index = a->kp->local_index,
-                                             .from = a->msg->from},
-                           NULL, 0);
-}
-
-static void report_confirmed(struct jv_engine *e, const struct jv_arrival *a) {
-    (void)jv_engine_report(e, a->session,
-                           (struct jv_event){.kind = JV_EVENT_CONFIRMED,
-                                             .bytes = a->bytes,
-                                             .value = a->kp->local_index,
-                                             .local_index = a->kp->local_index,
-                                             .from = a->msg->from},
-                           NULL, 0);
-}
-
-/* The responder's keypair is proven. One that is held goes on waiting in next, unless nothing seals. */
-static void on_proven(struct jv_engine *e, const struct jv_arrival *a) {
-    struct jv_session *s = a->session;
-    const bool first = !a->kp->confirmed;
-    a->kp->confirmed = true;
-    if (!a->kp->hold || !jv_tx_usable(e, s->current)) {
-        jv_session_confirm(s, e->now_ns);
-        jv_clock_installed(e, s);
-    }
-    if (first)
-        report_confirmed(e, a);
-    if (s->current == a->kp)
-        jv_tx_staged(e, s);
-}
-
-/* The initiator renews a key that could expire before the next packet gives it another chance (§6.2). */
-static bool rekey_on_receive(const struct jv_engine *e, const struct jv_keypair *kp) {
-    const struct jv_limits *l = &e->limits;
-    return kp && kp->initiator &&
-           e->now_ns - kp->birth_ns > l->reject_after_ns - l->keepalive_ns - l->rekey_timeout_ns;
-}
-
-static enum jv_counter inner_fault(int fault) {
-    if (fault == JV_IP_SHORT)
-        return JV_CTR_DROP_INNER_SHORT;
-    return fault == JV_IP_VERSION ? JV_CTR_DROP_INNER_VERSION : JV_CTR_DROP_INNER_LENGTH;
-}
-
-static void deliver(struct jv_engine *e, struct jv_session *s, uint8_t *packet, uint32_t len) {
-    struct jv_ip ip;
-    const int fault = jv_ip_parse(packet, len, &ip);
-    if (fault != JV_IP_OK) {
-        jv_count(&e->counters, inner_fault(fault));
-        return;
-    }
-    if (jv_engine_route(e, ip.version, ip.src) != s->slot) {
-        jv_count(&e->counters, JV_CTR_DROP_SOURCE);
-        return;
-    }
-    jv_sink_add(e, packet, &ip);
-}
-
-struct jv_keypair *jv_rx_key(struct jv_engine *e, const uint8_t *datagram, struct jv_session **session) {
-    const uint32_t index = jv_get_le32(datagram + 4);
-    struct jv_session *s = jv_table_by_index(e->table, index);
-    if (!s) {
-        jv_count(&e->counters, JV_CTR_DROP_INDEX);
-        return NULL;
-    }
-    struct jv_keypair *kp = jv_session_keypair(s, index);
-    if (!kp) {
-        jv_count(&e->counters, JV_CTR_DROP_STALE_GENERATION);
-        return NULL;
-    }
-    if (e->now_ns - kp->birth_ns >= e->limits.reject_after_ns) {
-        jv_count(&e->counters, JV_CTR_DROP_KEY_EXPIRED);
-        return NULL;
-    }
-    *session = s;
-    return kp;
-}
-
-bool jv_rx_fresh(struct jv_engine *e, struct jv_replay *window, uint64_t counter) {
-    switch (jv_replay_commit(window, counter)) {
-    case JV_REPLAY_OK:
-        return true;
-    case JV_REPLAY_SEEN:
-        jv_count(&e->counters, JV_CTR_DROP_REPLAY_SEEN);
+    if (!m->kp)
         return false;
-    default:
-        jv_count(&e->counters, JV_CTR_DROP_REPLAY_OLD);
-        return false;
-    }
+    struct jv_aead_key *key =
+        job->jump ? jv_suite_key(e, m->kp, job->datagram, job->len) : type4_key(e, m->kp, job);
+    if (key && key != m->key)
+        jv_hot_take(&e->hot, key, &rx->key[rx->keys++]);
+    m->key = key ? key : m->key;
+    job->key = (uint8_t)(rx->keys - 1);
+    return key;
 }
 
-void jv_rx_locate(struct jv_arrival *a) {
-    struct jv_paths *p = a->session->paths;
-    a->path = a->at = p ? jv_paths_at(p, &a->msg->from) : NULL;
+static void take_keys(struct jv_engine *e, struct jv_rx *rx) {
+    struct memo m = {.kp = NULL};
+    prefetch(e, rx);
+    for (unsigned i = 0; i < rx->jobs; i++)
+        if (rx->job[i].state == JV_JOB_SEALED && !take_key(e, rx, &rx->job[i], &m))
+            rx->job[i].state = JV_JOB_DROPPED;
 }
 
-void jv_rx_count(const struct jv_arrival *a) {
-    if (!a->path)
-        return;
-    a->path->rx_packets++;
-    a->path->rx_bytes += a->bytes;
-}
+/* --- second phase: tags
+ * ----------------------------------------------------------------------------------------- */
 
-/* A session with paths knows those; any other the one address it sends to. */
-static bool known_address(const struct jv_arrival *a) {
-    const struct jv_session *s = a->session;
-    if (s->paths && s->paths->used > 0)
-        return a->at != NULL;
-    return jv_endpoint_same_remote(&a->msg->from, &s->endpoint);
-}
-
-void jv_rx_accept(struct jv_engine *e, struct jv_arrival *a, bool data) {
-    struct jv_session *s = a->session;
-    const bool was_next = a->kp == s->next;
-    if (was_next)
-        on_proven(e, a);
-    a->kp->heard_ns = e->now_ns; /* after it: the rotation asks what was heard before */
-    if (a->path)
-        jv_path_heard(a->path, e->now_ns);
-    if (!known_address(a) && !(was_next && !s->paths))
-        jv_rx_new_address(e, a, a->newest ? JV_NOTICE_NEWEST : 0);
-    s->rx_packets++;
-    s->rx_bytes += a->bytes;
-    jv_clock_received(e, s, data);
-    if (rekey_on_receive(e, s->current))
-        jv_engine_want(e, s, JV_WANTED_REKEY);
-}
-
-void jv_rx_inner(struct jv_engine *e, struct jv_arrival *a, uint8_t *inner, uint32_t len) {
-    struct jv_session *s = a->session;
-    if (len == 0) {
-        jv_count(&e->counters, JV_CTR_RX_KEEPALIVE);
+/* Type 4 has no associated data, type 5 its whole header. */
+static void open_job(struct jv_worker *w, struct jv_job *job) {
+    const struct jv_aead_key *key = &w->rx.key[job->key].key;
+    const uint32_t sealed_bytes = job->len - JV_HEADER_BYTES;
+    uint8_t *inner = job->datagram + JV_HEADER_BYTES;
+    if (jv_aead_open(key, jv_get_le64(job->datagram + 8), job->jump ? job->datagram : NULL,
+                     job->jump ? JV_HEADER_BYTES : 0, inner, sealed_bytes, inner) != 0) {
+        jv_count(&w->counters, JV_CTR_DROP_AUTH);
+        job->state = JV_JOB_DROPPED;
         return;
     }
-    if (inner[0] == JV_FRAMES_MARK) {
-        jv_control_message(e, a, inner, len);
-        return;
-    }
-    if (jv_unlikely(s->mute)) {
-        jv_count(&e->counters, JV_CTR_DROP_UNGREETED);
-        return;
-    }
-    jv_count(&e->counters, JV_CTR_RX_DATA);
-    if (s->paths)
-        jv_paths_active(e, s);
-    deliver(e, s, inner, len);
+    job->state = JV_JOB_OPENED;
+    job->inner_bytes = sealed_bytes - (uint32_t)jv_aead_tag_bytes(key->suite);
+    job->fault = JV_IP_OK;
+    if (job->inner_bytes > 0 && inner[0] != JV_FRAMES_MARK)
+        job->fault = (int8_t)jv_ip_parse(inner, job->inner_bytes, &job->ip);
 }
 
-static void rx_transport(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
-    struct jv_arrival a = {.msg = msg, .bytes = len, .type = JV_TYPE_TRANSPORT};
-    a.kp = jv_rx_key(e, datagram, &a.session);
-    if (!a.kp)
-        return;
-    const uint64_t counter = jv_get_le64(datagram + 8);
-    uint8_t *inner = datagram + JV_HEADER_BYTES;
-    if (counter >= e->limits.reject_after_messages ||
-        jv_aead_open(&a.kp->recv, counter, NULL, 0, inner, len - JV_HEADER_BYTES, inner) != 0) {
-        jv_count(&e->counters, JV_CTR_DROP_AUTH);
-        return;
-    }
-    jv_rx_locate(&a); /* type 4 names no path */
-    jv_rx_count(&a);  /* replayed copies as well */
-    if (!jv_rx_fresh(e, &a.kp->window, counter))
-        return;
-    a.newest = counter == jv_replay_highest(&a.kp->window);
-    const uint32_t inner_len = len - JV_HEADER_BYTES - JV_TAG_BYTES;
-    jv_rx_accept(e, &a, inner_len > 0);
-    jv_rx_inner(e, &a, inner, inner_len);
+static void open_jobs(struct jv_worker *w) {
+    struct jv_rx *rx = &w->rx;
+    for (unsigned i = 0; i < rx->jobs; i++)
+        if (rx->job[i].state == JV_JOB_SEALED)
+            open_job(w, &rx->job[i]);
+    for (unsigned i = 0; i < rx->keys; i++)
+        jv_hot_wipe(&rx->key[i]);
 }
 
-static void rx_handshake(struct jv_engine *e, const struct jv_msg *msg, const uint8_t *datagram,
-                         uint32_t len) {
-    struct jv_event *event = jv_ring_reserve(e->handshakes, (uint32_t)(sizeof *event + len));
+/* --- third phase: meaning
+ * --------------------------------------------------------------------------------------- */
+
+static void hand_up(struct jv_engine *e, const struct jv_job *job) {
+    struct jv_event *event = jv_ring_reserve(e->handshakes, (uint32_t)(sizeof *event + job->len));
     if (!event) {
         jv_count(&e->counters, JV_CTR_DROP_RING_HANDSHAKE_FULL);
         return;
     }
-    *event =
-        (struct jv_event){.kind = JV_EVENT_HANDSHAKE, .len = (uint16_t)len, .bytes = len, .from = msg->from};
-    memcpy(event->data, datagram, len);
-    jv_ring_commit(e->handshakes, (uint32_t)(sizeof *event + len));
+    *event = (struct jv_event){
+        .kind = JV_EVENT_HANDSHAKE, .len = (uint16_t)job->len, .bytes = job->len, .from = job->msg->from};
+    memcpy(event->data, job->datagram, job->len);
+    jv_engine_publish(e, e->handshakes, (uint32_t)(sizeof *event + job->len));
     e->handshakes_waiting++;
     jv_count(&e->counters, JV_CTR_RX_HANDSHAKE);
+}
+
+static void whole(struct jv_engine *e, const struct jv_job *job) {
+    if (job->datagram[0] == JV_TYPE_JUMP)
+        jv_control_rx(e, job->msg, job->datagram, job->len);
+    else
+        hand_up(e, job);
+}
+
+/* What may rotate keypairs or act on the session ends what is remembered of it. */
+static bool admit_data(struct jv_engine *e, const struct jv_job *job, struct memo *m) {
+    if (!remembers(m, job)) {
+        m->index = index_of(job);
+        m->kp = jv_rx_key(e, job->datagram, &m->session);
+    }
+    if (!m->kp)
+        return false;
+    struct jv_arrival a = {
+        .msg = job->msg,
+        .session = m->session,
+        .kp = m->kp,
+        .bytes = job->len,
+        .path_id = job->jump ? job->datagram[2] : 0,
+        .type = job->jump ? JV_TYPE_JUMP : JV_TYPE_TRANSPORT,
+    };
+    if (a.kp == a.session->next)
+        m->kp = NULL;
+    const bool passes = jv_rx_data(e, &a, job);
+    if (!passes)
+        m->kp = NULL;
+    return passes;
+}
+
+static void admit(struct jv_engine *e, struct jv_rx *rx) {
+    struct memo m = {.kp = NULL};
+    for (unsigned i = 0; i < rx->jobs; i++) {
+        struct jv_job *job = &rx->job[i];
+        if (job->state == JV_JOB_OPENED) {
+            job->state = admit_data(e, job, &m) ? JV_JOB_PASSED : JV_JOB_DROPPED;
+        } else if (job->state == JV_JOB_WHOLE) {
+            m.kp = NULL;
+            whole(e, job);
+        }
+    }
+}
+
+/* --- the phases of a batch
+ * -------------------------------------------------------------------------------------- */
+
+static void run_batch(struct jv_worker *w) {
+    struct jv_rx *rx = &w->rx;
+    rx->keys = 0;
+    jv_lock(w->e, w->now_ns);
+    take_keys(w->e, rx);
+    jv_unlock(w->e);
+    open_jobs(w);
+    jv_lock(w->e, w->now_ns);
+    admit(w->e, rx);
+    jv_unlock(w->e);
+    for (unsigned i = 0; i < rx->jobs; i++)
+        if (rx->job[i].state == JV_JOB_PASSED)
+            jv_sink_add(w, rx->job[i].datagram + JV_HEADER_BYTES, &rx->job[i].ip);
+    rx->jobs = 0;
+}
+
+static void add(struct jv_worker *w, const struct jv_msg *msg, uint8_t *datagram, uint32_t len,
+                enum jv_job_state state, bool jump) {
+    w->rx.job[w->rx.jobs++] =
+        (struct jv_job){.msg = msg, .datagram = datagram, .len = len, .state = (uint8_t)state, .jump = jump};
+    if (w->rx.jobs == JV_RX_BATCH)
+        run_batch(w);
 }
 
 /* Sizes of messages 1..3 are fixed; anything else of those types is not WireGuard. */
 static const uint16_t handshake_bytes[4] = {0, 148, 92, 64};
 
-static void rx_datagram(struct jv_engine *e, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
+static void sort(struct jv_worker *w, const struct jv_msg *msg, uint8_t *datagram, uint32_t len) {
     if (len < JV_MIN_DATAGRAM_BYTES) {
-        jv_count(&e->counters, JV_CTR_DROP_SHORT);
+        jv_count(&w->counters, JV_CTR_DROP_SHORT);
         return;
     }
     const uint32_t type = jv_get_le32(datagram); /* with the three reserved bytes, which are zero */
     if (type == JV_TYPE_TRANSPORT)
-        rx_transport(e, msg, datagram, len);
+        add(w, msg, datagram, len, JV_JOB_SEALED, false);
     else if ((type & 0xff) == JV_TYPE_JUMP)
-        jv_control_rx(e, msg, datagram, len);
+        add(w, msg, datagram, len, datagram[1] == JV_SUITE_CONTROL ? JV_JOB_WHOLE : JV_JOB_SEALED, true);
     else if (type >= 1 && type <= 3 && len == handshake_bytes[type])
-        rx_handshake(e, msg, datagram, len);
+        add(w, msg, datagram, len, JV_JOB_WHOLE, false);
     else if (type >= 1 && type <= 3)
-        jv_count(&e->counters, JV_CTR_DROP_LENGTH);
+        jv_count(&w->counters, JV_CTR_DROP_LENGTH);
     else
-        jv_count(&e->counters, JV_CTR_DROP_TYPE);
+        jv_count(&w->counters, JV_CTR_DROP_TYPE);
 }
 
 /* A message is a train: equal datagrams one after another, the last may be shorter (UDP_GRO). */
-static uint32_t rx_train(struct jv_engine *e, const struct jv_msg *msg) {
+static uint32_t take_apart(struct jv_worker *w, const struct jv_msg *msg) {
     uint32_t datagrams = 0;
     for (uint32_t at = 0; at < msg->len; at += msg->segment_bytes, datagrams++) {
         const uint32_t left = msg->len - at;
-        rx_datagram(e, msg, msg->data + at, left < msg->segment_bytes ? left : msg->segment_bytes);
+        sort(w, msg, msg->data + at, left < msg->segment_bytes ? left : msg->segment_bytes);
     }
     return datagrams ? datagrams : 1; /* an empty datagram is work as well */
 }
 
+static int descriptor(struct jv_worker *w, int socket_id) {
+    JV_HOLD(w->e, w->now_ns);
+    const struct jv_socket *sock = jv_engine_socket(w->e, socket_id);
+    return sock ? sock->fd[w->number] : -1;
+}
+
+static void tell_error(struct jv_worker *w, int socket_id, int error) {
+    JV_HOLD(w->e, w->now_ns);
+    jv_engine_socket_failed(w->e, socket_id, error);
+}
+
 /* The burst's memory is used again by the next receive, so the sink is emptied before it. */
-int jv_engine_pump_udp(struct jv_engine *e, int socket_id, uint64_t now_ns) {
-    const struct jv_socket *sock = jv_engine_socket(e, socket_id);
-    uint32_t taken = 0;
-    if (!sock)
+static int receive(struct jv_worker *w, int fd, int socket_id) {
+    const int n = jv_burst_recv(w->burst, fd, (uint16_t)socket_id, &w->counters);
+    int taken = 0;
+    for (int i = 0; i < n; i++)
+        taken += (int)take_apart(w, &jv_burst_msgs(w->burst)[i]);
+    if (w->rx.jobs > 0)
+        run_batch(w);
+    jv_sink_flush(w);
+    return n < 0 ? n : taken;
+}
+
+int jv_pump_udp(struct jv_worker *w, int socket_id, uint64_t now_ns) {
+    int taken = 0, n;
+    w->now_ns = now_ns;
+    const int fd = descriptor(w, socket_id);
+    if (fd < 0)
         return -ENOENT;
-    e->now_ns = now_ns;
-    while (taken < JV_RX_DATAGRAMS) {
-        const int n = jv_burst_recv(e->burst, sock->fd, (uint16_t)socket_id, &e->counters);
-        if (jv_local_error(-n)) { /* taking it up has cleared it; the socket lives */
-            jv_engine_socket_failed(e, socket_id, -n);
-            break;
-        }
-        if (n < 0)
-            return n;
-        for (int i = 0; i < n; i++)
-            taken += rx_train(e, &jv_burst_msgs(e->burst)[i]);
-        jv_sink_flush(e);
-        if (n < JV_BURST_MSGS_GRO)
-            break;
+    do {
+        n = receive(w, fd, socket_id);
+        taken += n > 0 ? n : 0;
+    } while (n >= JV_BURST_MSGS_GRO && taken < (int)JV_RX_DATAGRAMS);
+    if (jv_local_error(-n)) { /* taking it up has cleared it; the socket lives */
+        tell_error(w, socket_id, -n);
+        n = 0;
     }
-    return (int)taken;
+    jv_worker_fold(w);
+    return n < 0 ? n : taken;
 }

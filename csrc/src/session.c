@@ -32,6 +32,7 @@ struct jv_table *jv_table_new(uint32_t capacity, uint32_t window_bits,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (t->rows == MAP_FAILED)
         goto fail;
+    (void)madvise(t->rows, (size_t)capacity * sizeof *t->rows, MADV_HUGEPAGE); /* advice, see route.c */
     t->capacity = capacity;
     t->window_bits = window_bits;
     t->free_head = JV_SESSION_NONE;
@@ -131,6 +132,17 @@ struct jv_session *jv_table_by_index(const struct jv_table *t, uint32_t index) {
     uint32_t slot, generation;
     jv_index_decode(&t->key, index, &slot, &generation);
     return jv_table_get(t, slot);
+}
+
+/* Its keypairs, which lie in the first line, and where it is counted. */
+void jv_table_prefetch(const struct jv_table *t, uint32_t index) {
+    uint32_t slot, generation;
+    jv_index_decode(&t->key, index, &slot, &generation);
+    if (slot >= t->touched)
+        return;
+    __builtin_prefetch(&t->rows[slot]);
+    __builtin_prefetch(&t->rows[slot].endpoint);
+    __builtin_prefetch(&t->rows[slot].rx_packets, 1);
 }
 
 struct jv_keypair *jv_session_keypair(const struct jv_session *s, uint32_t index) {

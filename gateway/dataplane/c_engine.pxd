@@ -77,6 +77,7 @@ cdef extern from "jv/engine.h" nogil:
         jv_limits limits
         bint client
         unsigned udp_without
+        unsigned workers
 
     cdef struct jv_event:
         uint16_t kind
@@ -120,6 +121,7 @@ cdef extern from "jv/engine.h" nogil:
         JV_EVENT_PEER_BINDING
         JV_EVENT_PMTU
         JV_EVENT_SOCKET_ERROR
+        JV_EVENT_WORKER_FAILED
         JV_NOTICE_NEWEST
         JV_NOTICE_COPY
         JV_WANTED_NO_KEY
@@ -128,15 +130,18 @@ cdef extern from "jv/engine.h" nogil:
 
     jv_engine *jv_engine_new(const jv_engine_config *config, uint64_t now_ns)
     void jv_engine_free(jv_engine *e)
-    int jv_engine_add_socket(jv_engine *e, int fd)
+    enum:
+        JV_WORKERS_MAX
+
+    int jv_engine_add_sockets(jv_engine *e, const int *fds)
     int jv_engine_remove_socket(jv_engine *e, int socket_id)
-    unsigned jv_engine_udp_features(const jv_engine *e)
+    unsigned jv_engine_udp_features(jv_engine *e)
     int jv_engine_socket_for(jv_engine *e, int family)
-    int jv_engine_set_tun(jv_engine *e, int fd, uint32_t mtu_bytes, unsigned features)
+    int jv_engine_set_queues(jv_engine *e, const int *fds, uint32_t mtu_bytes, unsigned features)
     int jv_engine_add_session(jv_engine *e, uint32_t *slot)
     int jv_engine_remove_session(jv_engine *e, uint32_t slot)
     int jv_engine_new_index(jv_engine *e, uint32_t slot, uint32_t *index)
-    size_t jv_engine_slots_of(const jv_engine *e, const uint32_t *indices, size_t n, uint32_t *slots)
+    size_t jv_engine_slots_of(jv_engine *e, const uint32_t *indices, size_t n, uint32_t *slots)
     int jv_engine_install(jv_engine *e, uint32_t slot, const jv_keys *keys, uint64_t now_ns)
     int jv_engine_erase_keys(jv_engine *e, uint32_t slot, uint32_t keep_index)
     int jv_engine_set_endpoint(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t now_ns)
@@ -149,12 +154,27 @@ cdef extern from "jv/engine.h" nogil:
     int jv_engine_pump_udp(jv_engine *e, int socket_id, uint64_t now_ns)
     int jv_engine_pump_tun(jv_engine *e, uint64_t now_ns)
     void jv_engine_tick(jv_engine *e, uint64_t now_ns)
-    uint64_t jv_engine_next_deadline(const jv_engine *e)
+    uint64_t jv_engine_next_deadline(jv_engine *e)
     int jv_engine_send(jv_engine *e, const jv_endpoint *to, const uint8_t *data, size_t len)
     const jv_event *jv_engine_peek(jv_engine *e)
     void jv_engine_consume(jv_engine *e)
-    uint32_t jv_engine_handshakes_waiting(const jv_engine *e)
-    const jv_counters *jv_engine_counters(const jv_engine *e)
+    uint32_t jv_engine_handshakes_waiting(jv_engine *e)
+    const jv_counters *jv_engine_counters(jv_engine *e)
+
+
+cdef extern from "jv/worker.h" nogil:
+    cdef struct jv_worker_stats:
+        uint64_t wakeups
+        uint64_t rx_datagrams
+        uint64_t tx_datagrams
+        uint64_t cpu_ns
+
+    unsigned jv_engine_worker_count(const jv_engine *e)
+    int jv_engine_start_workers(jv_engine *e)
+    void jv_engine_stop_workers(jv_engine *e)
+    int jv_engine_event_fd(const jv_engine *e)
+    void jv_engine_clear_event(jv_engine *e)
+    int jv_engine_worker_stats(jv_engine *e, unsigned number, jv_worker_stats *out)
 
 
 cdef extern from "jv/path.h" nogil:
@@ -217,8 +237,8 @@ cdef extern from "jv/binding.h" nogil:
     int jv_engine_probe_path(jv_engine *e, uint32_t slot, uint8_t path_id, uint64_t interval_ns, bint report,
                              uint64_t now_ns)
     void jv_engine_set_probe_budget(jv_engine *e, uint32_t per_s)
-    uint64_t jv_engine_idle_interval(const jv_engine *e)
-    uint32_t jv_engine_idle_paths(const jv_engine *e)
+    uint64_t jv_engine_idle_interval(jv_engine *e)
+    uint32_t jv_engine_idle_paths(jv_engine *e)
     int jv_engine_duplicate(jv_engine *e, uint32_t slot, uint8_t path_a, uint8_t path_b, uint64_t until_ns,
                             uint64_t now_ns)
     int jv_engine_copy_to(jv_engine *e, uint32_t slot, const jv_endpoint *to, uint64_t until_ns,

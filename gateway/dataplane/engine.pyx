@@ -20,36 +20,6 @@ from gateway.errors import DataplaneError, NotFound
 
 from gateway.dataplane cimport c_engine as c
 
-cdef extern from "netinet/in.h" nogil:
-    cdef struct in_addr_t_ "in_addr":
-        pass
-    cdef struct sockaddr_in:
-        unsigned short sin_port
-        in_addr_t_ sin_addr
-    cdef struct sockaddr_in6:
-        unsigned short sin6_port
-        uint32_t sin6_scope_id
-        uint8_t sin6_addr[16]
-
-cdef extern from "jv/endpoint.h" nogil:
-    """
-    static inline int jv_family(const struct jv_endpoint *e) { return e->remote.family; }
-    static inline uint16_t jv_port(const struct jv_endpoint *e) {
-        return ntohs(e->remote.family == AF_INET6 ? e->remote.v6.sin6_port : e->remote.v4.sin_port);
-    }
-    static inline uint32_t jv_scope(const struct jv_endpoint *e) {
-        return e->remote.family == AF_INET6 ? e->remote.v6.sin6_scope_id : 0;
-    }
-    static inline const uint8_t *jv_ip_bytes(const struct jv_endpoint *e) {
-        return e->remote.family == AF_INET6 ? e->remote.v6.sin6_addr.s6_addr
-                                            : (const uint8_t *)&e->remote.v4.sin_addr.s_addr;
-    }
-    """
-    int jv_family(const c.jv_endpoint *e)
-    uint16_t jv_port(const c.jv_endpoint *e)
-    uint32_t jv_scope(const c.jv_endpoint *e)
-    const uint8_t *jv_ip_bytes(const c.jv_endpoint *e)
-
 EVENT_HANDSHAKE = c.JV_EVENT_HANDSHAKE
 EVENT_WANTED = c.JV_EVENT_WANTED
 EVENT_NOTICE = c.JV_EVENT_NOTICE
@@ -63,6 +33,7 @@ EVENT_MEASURED = c.JV_EVENT_MEASURED
 EVENT_PEER_BINDING = c.JV_EVENT_PEER_BINDING
 EVENT_PMTU = c.JV_EVENT_PMTU
 EVENT_SOCKET_ERROR = c.JV_EVENT_SOCKET_ERROR
+EVENT_WORKER_FAILED = c.JV_EVENT_WORKER_FAILED
 NOTICE_NEWEST = c.JV_NOTICE_NEWEST
 NOTICE_COPY = c.JV_NOTICE_COPY
 WANTED_NO_KEY = c.JV_WANTED_NO_KEY
@@ -92,112 +63,7 @@ cdef int check(int result, str what) except -1:
     raise DataplaneError(f"{what}: {os.strerror(-result)}")
 
 
-cdef class Endpoint:
-    """A remote address and port, and by which of our sockets and addresses it is reached. Immutable."""
-
-    cdef c.jv_endpoint raw
-
-    @staticmethod
-    def of(str host, int port, int socket_id):
-        """From a numeric address; `socket_id` as `Engine.socket_for` gave it. ValueError for a name."""
-        cdef Endpoint e = Endpoint.__new__(Endpoint)
-        address, _, scope = host.partition("%")
-        packed = ipaddress.ip_address(address).packed
-        scope_id = (int(scope) if scope.isdigit() else socket.if_nametoindex(scope)) if scope else 0
-        cdef const uint8_t *data = packed
-        check(c.jv_endpoint_set(&e.raw, AF_INET if len(packed) == 4 else AF_INET6, data, port, scope_id), "endpoint")
-        e.raw.socket = socket_id
-        return e
-
-    @property
-    def ip(self):
-        """4 or 16 bytes, network order."""
-        size_bytes = 4 if jv_family(&self.raw) == AF_INET else 16
-        return PyBytes_FromStringAndSize(<const char *>jv_ip_bytes(&self.raw), size_bytes)
-
-    @property
-    def host(self):
-        text = str(ipaddress.ip_address(self.ip))
-        return f"{text}%{jv_scope(&self.raw)}" if jv_scope(&self.raw) else text
-
-    @property
-    def port(self):
-        return jv_port(&self.raw)
-
-    @property
-    def socket_id(self):
-        return self.raw.socket
-
-    @property
-    def source(self):
-        """Address and port in bytes: what a cookie is bound to (whitepaper §5.4.7)."""
-        return self.ip + jv_port(&self.raw).to_bytes(2, "big")
-
-    @property
-    def prefix(self):
-        """The /32 or /64 that rate limits count by."""
-        return self.ip[:8] if jv_family(&self.raw) == AF_INET6 else self.ip
-
-    def same_remote(self, Endpoint other not None):
-        return c.jv_endpoint_same_remote(&self.raw, &other.raw)
-
-    def __eq__(self, other):
-        if not isinstance(other, Endpoint):
-            return NotImplemented
-        return memcmp(&self.raw, &(<Endpoint>other).raw, sizeof(self.raw)) == 0
-
-    def __hash__(self):
-        return hash((self.ip, jv_port(&self.raw), self.raw.socket))
-
-    def __str__(self):
-        host = self.host
-        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-
-    def __repr__(self):
-        return f"Endpoint({self})"
-
-
-cdef class Event:
-    """One thing that Python must see. Which fields count depends on `kind` (jv/engine.h)."""
-
-    cdef readonly int kind
-    cdef readonly int reason
-    cdef readonly int slot
-    cdef readonly int size_bytes
-    cdef readonly uint64_t value
-    cdef readonly int path_id
-    cdef readonly int flags
-    cdef readonly uint32_t local_index
-    cdef readonly Endpoint source
-    cdef readonly bytes data
-    # EVENT_MEASURED: srtt_us, rttvar_us, jitter_us, loss_ppm, packets, lost, rtt_samples, jitter_samples.
-    cdef readonly tuple numbers
-
-
-cdef tuple numbers_of(const c.jv_measured *m):
-    return (m.srtt_us, m.rttvar_us, m.jitter_us, m.loss_ppm, m.packets, m.lost, m.rtt_samples, m.jitter_samples)
-
-
-cdef Event event_of(const c.jv_event *raw):
-    cdef Event event = Event.__new__(Event)
-    cdef c.jv_measured measured
-    event.kind = raw.kind
-    event.reason = raw.reason
-    event.slot = <int>raw.slot
-    event.size_bytes = <int>raw.bytes
-    event.value = raw.value
-    event.path_id = raw.path_id
-    event.flags = raw.flags
-    event.local_index = raw.local_index
-    event.numbers = ()
-    if raw.kind == c.JV_EVENT_MEASURED:
-        memcpy(&measured, raw.data, sizeof(measured))
-        event.numbers = numbers_of(&measured)
-    if jv_family(&raw.from_):
-        event.source = Endpoint.__new__(Endpoint)
-        event.source.raw = raw.from_
-    event.data = PyBytes_FromStringAndSize(<const char *>raw.data, raw.len)
-    return event
+include "events.pxi"
 
 
 cdef int fill_prefix(c.jv_prefix *prefix, network) except -1:
@@ -216,10 +82,11 @@ cdef frozenset UNSENT = frozenset(
 
 
 cdef class Engine:
-    """Owns sockets, TUN device, sessions and routes of one worker. Not safe to share between threads.
+    """Owns sockets, TUN device, sessions and routes.
 
     `client`: jump frames travel towards the client, and only configured endpoints are ever answered.
     `udp_segment`, `udp_gro`: False does without, whatever the kernel has.
+    `workers`: 0 = the caller pumps; else so many native threads pump, and the caller only polls and sets up.
 
     The caller keeps descriptors open for as long as the engine has them.
     """
@@ -227,7 +94,8 @@ cdef class Engine:
     cdef c.jv_engine *_e
 
     def __cinit__(self, *, int sessions, int prefixes, int window_bits, bytes index_seed not None, limits not None,
-                  uint64_t now_ns, bint client=False, bint udp_segment=True, bint udp_gro=True):
+                  uint64_t now_ns, bint client=False, bint udp_segment=True, bint udp_gro=True,
+                  unsigned workers=0):
         cdef c.jv_engine_config config
         if len(index_seed) != 32:
             raise ValueError("index_seed is 32 random bytes")
@@ -244,6 +112,7 @@ cdef class Engine:
         config.limits.reject_after_messages = limits.reject_after_messages
         config.client = client
         config.udp_without = (0 if udp_segment else c.JV_UDP_GSO) | (0 if udp_gro else c.JV_UDP_GRO)
+        config.workers = workers
         self._e = c.jv_engine_new(&config, now_ns)
         if self._e is NULL:
             raise DataplaneError(f"data plane: {os.strerror(errno)}")
@@ -253,12 +122,30 @@ cdef class Engine:
 
     # --- sockets and device
 
-    def add_socket(self, int fd):
-        """Take a UDP socket; returns its id. The socket is prepared for source addresses and offloads."""
-        return check(c.jv_engine_add_socket(self._e, fd), "add socket")
+    def add_socket(self, int fd, more=()):
+        """Take a UDP socket; returns its id. It is prepared for source addresses and offloads.
+
+        `more`: those of the other workers, bound to the same address and port (SO_REUSEPORT).
+        """
+        cdef int[c.JV_WORKERS_MAX] fds
+        self._gather(fds, fd, more)
+        return check(c.jv_engine_add_sockets(self._e, fds), "add socket")
 
     def remove_socket(self, int socket_id):
-        check(c.jv_engine_remove_socket(self._e, socket_id), "remove socket")
+        """No worker has its descriptors when this returns."""
+        cdef int result
+        with nogil:
+            result = c.jv_engine_remove_socket(self._e, socket_id)
+        check(result, "remove socket")
+
+    cdef int _gather(self, int *fds, int fd, more) except -1:
+        """One descriptor for each worker."""
+        wanted = max(1, c.jv_engine_worker_count(self._e))
+        if 1 + len(more) != wanted:
+            raise ValueError(f"{1 + len(more)} descriptors for {wanted} workers")
+        for i, each in enumerate((fd, *more)):
+            fds[i] = each
+        return 0
 
     def socket_for(self, bint ipv6):
         """Id of the first socket of a family; DataplaneError when there is none."""
@@ -270,12 +157,17 @@ cdef class Engine:
         features = c.jv_engine_udp_features(self._e)
         return {"udp_segment": bool(features & c.JV_UDP_GSO), "udp_gro": bool(features & c.JV_UDP_GRO)}
 
-    def set_tun(self, int fd, int mtu_bytes, features=frozenset()):
-        """`features`: what the open device has, as words of `gateway.net.tun`; decides what its packets look like."""
+    def set_tun(self, int fd, int mtu_bytes, features=frozenset(), more=()):
+        """`features`: what the open device has, as words of `gateway.net.tun`; decides what its packets look like.
+
+        `more`: the queues of the other workers.
+        """
         cdef unsigned bits = 0
+        cdef int[c.JV_WORKERS_MAX] fds
+        self._gather(fds, fd, more)
         for word in features:
             bits |= <unsigned>TUN_FEATURES.get(word, 0)
-        check(c.jv_engine_set_tun(self._e, fd, mtu_bytes, bits), "set TUN device")
+        check(c.jv_engine_set_queues(self._e, fds, mtu_bytes, bits), "set TUN device")
 
     # --- sessions
 
@@ -560,14 +452,48 @@ cdef class Engine:
 
     @property
     def next_deadline_ns(self):
-        """When `tick` has work; NO_DEADLINE when never."""
+        """When `tick` has work; NO_DEADLINE when never, or when a native worker sees to it."""
+        if c.jv_engine_worker_count(self._e) > 0:
+            return NO_DEADLINE
         return c.jv_engine_next_deadline(self._e)
+
+    # --- native workers
+
+    def start_workers(self):
+        """Start the threads; the device is there, sockets may also come and go later."""
+        check(c.jv_engine_start_workers(self._e), "start workers")
+
+    def stop_workers(self):
+        """End the threads and wait for them; does no harm when none runs."""
+        with nogil:
+            c.jv_engine_stop_workers(self._e)
+
+    @property
+    def event_fd(self):
+        """Readable when an event waits for `poll`; -1 without native workers."""
+        return c.jv_engine_event_fd(self._e)
+
+    def clear_event(self):
+        """Before polling: `event_fd` becomes readable again with the next event."""
+        c.jv_engine_clear_event(self._e)
+
+    def worker_stats(self):
+        """What each native worker has done, and the processor time of its thread."""
+        cdef c.jv_worker_stats s
+        found = []
+        for i in range(c.jv_engine_worker_count(self._e)):
+            check(c.jv_engine_worker_stats(self._e, i, &s), "worker statistics")
+            found.append({
+                "wakeups": s.wakeups, "rx_datagrams": s.rx_datagrams, "tx_datagrams": s.tx_datagrams,
+                "cpu_ns": s.cpu_ns,
+            })
+        return found
+
+    # --- what Python must see
 
     def send(self, Endpoint to not None, bytes data not None):
         """Send one handshake message; False when the socket did not take it."""
         return c.jv_engine_send(self._e, &to.raw, <const uint8_t *><const char *>data, len(data)) == 0
-
-    # --- what Python must see
 
     def poll(self, int most):
         """Up to `most` events, facts about authenticated sessions before unauthenticated handshakes."""

@@ -55,8 +55,8 @@ JV_API int jv_engine_probe_path(struct jv_engine *e, uint32_t slot, uint8_t path
                                 bool report, uint64_t now_ns);
 JV_API void jv_engine_set_probe_budget(struct jv_engine *e, uint32_t per_s);
 /* What idle paths are probed at now by our own budget; at most 25 s, 0 = the profile's. */
-JV_API uint64_t jv_engine_idle_interval(const struct jv_engine *e);
-JV_API uint32_t jv_engine_idle_paths(const struct jv_engine *e);
+JV_API uint64_t jv_engine_idle_interval(struct jv_engine *e);
+JV_API uint32_t jv_engine_idle_paths(struct jv_engine *e);
 
 /* Data of one of the two paths, whichever is bound, goes out on the other too. EAGAIN within 10 s of the last
  * beginning; until_ns is cut to 2 s from now. until_ns <= now_ns ends it, whatever the paths. */

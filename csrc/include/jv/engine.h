@@ -3,9 +3,10 @@
  * The engine: sockets, one TUN device, sessions and routes, and the two pumps that move packets between them.
  *
  * Rule 1: a pump is bounded per call, allocates nothing and never blocks.
- * Rule 2: only what Python must see leaves through the two rings: unauthenticated handshake messages through
- * one, facts about authenticated sessions through the other, so a flood of the first cannot displace the
- * second. Rule 3: time comes in as an argument, nanoseconds of CLOCK_BOOTTIME.
+ * Rule 2: only what Python must see leaves through rings: unauthenticated handshake messages through one,
+ * facts about authenticated sessions through another, so a flood of the first cannot displace the second.
+ * Rule 3: time comes in as an argument, nanoseconds of CLOCK_BOOTTIME.
+ * Rule 4: peek and consume belong to one thread; everything else here may be called from any.
  *
  * One packet outwards: tun_read -> tx.c (route, key, seal, train) -> burst send.
  * One packet inwards:  burst recv -> rx.c (index, open, replay, source) -> tun sink.
@@ -22,6 +23,8 @@
 #include "jv/vnet.h"
 
 struct jv_engine;
+
+#define JV_WORKERS_MAX 16u
 
 /* Durations and counts after which a keypair is renewed or refused. Defaults: noise/timers.py. */
 struct jv_limits {
@@ -41,6 +44,7 @@ struct jv_engine_config {
     struct jv_limits limits;
     bool client;          /* which way jump frames travel; a client answers configured endpoints only */
     unsigned udp_without; /* JV_UDP_* to do without though the kernel has them */
+    unsigned workers;     /* native threads (jv/worker.h), at most JV_WORKERS_MAX; 0 = the caller pumps */
 };
 
 enum jv_event_kind {
@@ -64,6 +68,8 @@ enum jv_event_kind {
     /* Of one socket: value = its id, reason = errno of this host's own kernel; at most ten a second each. No
      * session: slot = JV_SESSION_NONE. */
     JV_EVENT_SOCKET_ERROR = 13,
+    /* A native worker has lost a descriptor for good: value = its number, reason = errno. No session. */
+    JV_EVENT_WORKER_FAILED = 14,
 };
 
 #define JV_NOTICE_NEWEST 1u /* the highest counter so far */
@@ -107,23 +113,27 @@ JV_API void jv_engine_free(struct jv_engine *e);
 /* Sockets and device. The caller keeps the descriptors open until they are removed. Returns the socket's id.
  */
 JV_API int jv_engine_add_socket(struct jv_engine *e, int fd) JV_WARN_UNUSED;
-/* Paths through it are dropped before: its id is given out again. */
+/* With native workers: one descriptor for each, all bound to the same address (SO_REUSEPORT). */
+JV_API int jv_engine_add_sockets(struct jv_engine *e, const int *fds) JV_WARN_UNUSED;
+/* Paths through it are dropped before: its id is given out again. No worker has its descriptors any more. */
 JV_API int jv_engine_remove_socket(struct jv_engine *e, int socket_id);
 /* The first socket of a family (AF_INET, AF_INET6), for an endpoint that came from a configuration. */
 JV_API int jv_engine_socket_for(struct jv_engine *e, int family) JV_WARN_UNUSED;
 /* JV_UDP_* that every socket has; 0 without a socket. */
-JV_API unsigned jv_engine_udp_features(const struct jv_engine *e);
+JV_API unsigned jv_engine_udp_features(struct jv_engine *e);
 /* features: JV_TUN_* of the open device. */
 JV_API int jv_engine_set_tun(struct jv_engine *e, int fd, uint32_t mtu_bytes,
                              unsigned features) JV_WARN_UNUSED;
+/* With native workers: one queue of it for each, before they start. */
+JV_API int jv_engine_set_queues(struct jv_engine *e, const int *fds, uint32_t mtu_bytes,
+                                unsigned features) JV_WARN_UNUSED;
 
 /* Sessions. All return 0 or a negative errno (ENOENT: no such slot; ENOSPC: the table is full). */
 JV_API int jv_engine_add_session(struct jv_engine *e, uint32_t *slot) JV_WARN_UNUSED;
 JV_API int jv_engine_remove_session(struct jv_engine *e, uint32_t slot);
 JV_API int jv_engine_new_index(struct jv_engine *e, uint32_t slot, uint32_t *index) JV_WARN_UNUSED;
 /* slots[i] = the session that indices[i] names, or JV_SESSION_NONE; returns how many name one. */
-JV_API size_t jv_engine_slots_of(const struct jv_engine *e, const uint32_t *indices, size_t n,
-                                 uint32_t *slots);
+JV_API size_t jv_engine_slots_of(struct jv_engine *e, const uint32_t *indices, size_t n, uint32_t *slots);
 JV_API int jv_engine_install(struct jv_engine *e, uint32_t slot, const struct jv_keys *keys,
                              uint64_t now_ns) JV_WARN_UNUSED;
 /* The session is over: its keys are wiped but for one keypair, which carries the next session and seals from
@@ -148,7 +158,7 @@ JV_API int jv_engine_pump_tun(struct jv_engine *e, uint64_t now_ns) JV_WARN_UNUS
 /* Runs what is due, at most a bounded number of sessions per call. */
 JV_API void jv_engine_tick(struct jv_engine *e, uint64_t now_ns);
 /* When tick has something to do next, UINT64_MAX = never. */
-JV_API uint64_t jv_engine_next_deadline(const struct jv_engine *e);
+JV_API uint64_t jv_engine_next_deadline(struct jv_engine *e);
 
 /* Sends one datagram that is not a transport message (handshakes, cookies). 0 or a negative errno. */
 JV_API int jv_engine_send(struct jv_engine *e, const struct jv_endpoint *to, const uint8_t *data, size_t len);
@@ -157,7 +167,8 @@ JV_API int jv_engine_send(struct jv_engine *e, const struct jv_endpoint *to, con
 JV_API const struct jv_event *jv_engine_peek(struct jv_engine *e);
 JV_API void jv_engine_consume(struct jv_engine *e);
 /* Unauthenticated handshake messages that wait to be read. */
-JV_API uint32_t jv_engine_handshakes_waiting(const struct jv_engine *e);
-JV_API const struct jv_counters *jv_engine_counters(const struct jv_engine *e);
+JV_API uint32_t jv_engine_handshakes_waiting(struct jv_engine *e);
+/* A copy, until the next call. */
+JV_API const struct jv_counters *jv_engine_counters(struct jv_engine *e);
 
 #endif

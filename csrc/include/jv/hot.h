@@ -38,4 +38,23 @@ static inline void jv_hot_leave(struct jv_aead_key *key) {
         jv_container_of(schedule, struct jv_hot_slot, schedule)->owner = NULL;
 }
 
+/* A key that a thread takes with it beyond the lock, wiped when it is done. */
+struct jv_hot_copy {
+    struct jv_aead_key key;
+    _Alignas(16) uint8_t schedule[JV_AEAD_SCHEDULE_BYTES];
+};
+
+static inline void jv_hot_take(struct jv_hot *hot, struct jv_aead_key *key, struct jv_hot_copy *copy) {
+    jv_hot_touch(hot, key);
+    copy->key = *key;
+    if (!key->schedule)
+        return;
+    memcpy(copy->schedule, key->schedule, sizeof copy->schedule);
+    copy->key.schedule = copy->schedule;
+}
+
+static inline void jv_hot_wipe(struct jv_hot_copy *copy) {
+    jv_aead_key_wipe(&copy->key);
+}
+
 #endif

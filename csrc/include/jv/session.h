@@ -137,6 +137,8 @@ struct jv_session *jv_table_get(const struct jv_table *t, uint32_t slot);
 /* The session a receiver index names, or NULL. Whether one of its keypairs has it is jv_session_keypair's
  * answer. */
 struct jv_session *jv_table_by_index(const struct jv_table *t, uint32_t index);
+/* Asks for the row that an index names, so that it is there when it is used. */
+void jv_table_prefetch(const struct jv_table *t, uint32_t index);
 uint32_t jv_table_count(const struct jv_table *t);
 
 /* A fresh index for one handshake and the keypair that comes of it. */

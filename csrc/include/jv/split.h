@@ -44,6 +44,10 @@ static inline uint32_t jv_split_largest(const struct jv_split *s) {
     return s->segment_bytes && full < s->total_bytes ? full : s->total_bytes;
 }
 
+static inline uint32_t jv_split_last(const struct jv_split *s) {
+    return s->total_bytes - (s->segments - 1) * s->segment_bytes;
+}
+
 /* All segments together, as they leave. */
 static inline uint64_t jv_split_bytes(const struct jv_split *s) {
     return s->total_bytes + (uint64_t)(s->segments - 1) * s->header_bytes;
