@@ -248,9 +248,11 @@ class Client:
             keeper=make,
             client=True,
             offload=settings.offload,
+            workers=settings.workers,
         )
         self._tunnel, self._keeper = tunnel, made[0]
-        tunnel.attach([], open_with(settings.interface, settings.offload.tun), settings.mtu)
+        device = open_with(settings.interface, settings.offload.tun, settings.workers.count)
+        tunnel.attach([], device, settings.mtu)
         records.follow(made[0].sessions)
         made[0].greeting.on_refused = self._log_refusal
         made[0].greeting.on_verdict = self._log_verdict
@@ -403,14 +405,13 @@ class Client:
         now_ns = clock.now_ns()
         peer = tunnel.peers.add(_as_peer(gateway, first), now_ns)
         keeper.transports[peer.slot] = Transports(
-            tunnel.engine,
+            tunnel,
             settings=self._config.transport,
             emit=lambda one: self._transport_changed(keeper, peer, one),
-            watch=tunnel.watch,
-            unwatch=tunnel.unwatch,
             own_device=self._config.interface,
             fwmark=fwmark,
             listen_port=self._config.listen_port,
+            workers=self._config.workers.count,
         )
         if self._records is not None:
             peer.spoken = gateway.public_key in self._records.store.load_spoken()

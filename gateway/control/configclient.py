@@ -17,6 +17,7 @@ from gateway.control.configgateway import (
     read_offload,
     read_socket,
     read_timers,
+    read_workers,
 )
 from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configpeers import (
@@ -68,6 +69,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         gateways=tuple(gateways.values()),
         transport=read_transport(tables.transport, problems),
         offload=read_offload(tables.offload),
+        workers=read_workers(tables.workers, problems),
         warnings=tuple(problems.warnings),
     )
     check_gateways(gateways, config.public_key, problems)

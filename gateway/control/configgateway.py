@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from gateway.constants import DEFAULT_MTU_BYTES, REJECT_AFTER_TIME_NS, REKEY_AFTER_TIME_NS
 from gateway.control import configfields, keysfile
 from gateway.control.configfields import Address, Interface, Network
-from gateway.control.configmodel import Dns, GatewayConfig, Offload
+from gateway.control.configmodel import ON_THE_LOOP, Dns, GatewayConfig, Offload, Workers
 from gateway.control.configpeers import NO_KEY, Origin, PeerIndex, read_carrier, read_peers, read_secret
 from gateway.control.configpolicy import read_policy, with_keys
 from gateway.control.configreport import Problems, decode, read_toml
@@ -24,6 +24,7 @@ from gateway.control.configschema import (
     KeysTable,
     OffloadTable,
     PoolTable,
+    WorkersTable,
 )
 from gateway.core.policy import Policy
 from gateway.frames import ENDPOINTS_MAX
@@ -34,6 +35,8 @@ from gateway.suites import BY_NAME, max_tag_bytes
 T = TypeVar("T")
 
 UNDER_LOAD_MAX_PER_S: Final = 1_000_000
+# What one process needs at the limit of its card; the data plane has room for as many.
+WORKERS_MAX: Final = 16
 # A pool needs room for its own reserved addresses, the gateway and at least one peer.
 POOL_PREFIX_MAX: Final = {4: 30, 6: 126}
 DEFAULT_KEY_FILE: Final = "gateway.key"
@@ -80,6 +83,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         control_socket=read_socket(tables.control.socket, problems),
         peers=peers,
         offload=read_offload(tables.offload),
+        workers=read_workers(tables.workers, problems),
         warnings=tuple(problems.warnings),
     )
     problems.raise_if_any()
@@ -240,6 +244,19 @@ def read_timers(table: KeysTable, problems: Problems) -> Timers:
 def read_offload(table: OffloadTable) -> Offload:
     """The [offload] table; its words are checked where it is decoded."""
     return Offload(table.tun, table.udp_segment, table.udp_gro)
+
+
+def read_workers(table: WorkersTable, problems: Problems) -> Workers:
+    """The [workers] table. The event loop is one thread, so several workers are native ones."""
+    count = problems.check(
+        "workers.count", lambda n: configfields.bounded(n, 1, WORKERS_MAX), table.count, ON_THE_LOOP.count
+    )
+    if count > 1 and table.native is False:
+        problems.add(
+            "workers.native",
+            f"the event loop is one worker, not {count}; write count = 1, or leave native out",
+        )
+    return Workers(count, count > 1 if table.native is None else table.native)
 
 
 def read_socket(text: str, problems: Problems) -> Path | None:

@@ -62,6 +62,22 @@ DEFAULT_OFFLOAD: Final = Offload()
 
 
 @dataclass(frozen=True, slots=True)
+class Workers:
+    """Who moves the packets: the event loop, or ``count`` native threads. More than one are native."""
+
+    count: int = 1
+    native: bool = False
+
+    @property
+    def threads(self) -> int:
+        """How many native threads there are; 0: the event loop calls the pumps."""
+        return self.count if self.native else 0
+
+
+ON_THE_LOOP: Final = Workers()
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """A gateway. ``control_socket`` is ``None`` for the default place in the runtime directory."""
 
@@ -88,6 +104,7 @@ class GatewayConfig:
     peers: tuple[Peer, ...]
     warnings: tuple[str, ...]
     offload: Offload = DEFAULT_OFFLOAD
+    workers: Workers = ON_THE_LOOP
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +140,4 @@ class ClientConfig:
     warnings: tuple[str, ...]
     transport: Transport = field(default_factory=Transport)
     offload: Offload = DEFAULT_OFFLOAD
+    workers: Workers = ON_THE_LOOP

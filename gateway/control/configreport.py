@@ -199,7 +199,9 @@ def _mismatch(message: str, kind: Any, value: object) -> str:
     found = _MISMATCH.search(message)
     if found is None:
         return message.partition(" - at ")[0]
-    wanted = " or ".join(_TYPE_NAMES.get(name, name) for name in found[1].split(" | "))
+    # TOML has no null: a key that may be left out is left out.
+    kinds = [name for name in found[1].split(" | ") if name != "null"]
+    wanted = " or ".join(_TYPE_NAMES.get(name, name) for name in kinds)
     return f"must be {wanted}, not {_TYPE_NAMES.get(found[2], found[2])}"
 
 

@@ -80,6 +80,13 @@ class OffloadTable(Table, frozen=True):
     udp_gro: bool = True
 
 
+class WorkersTable(Table, frozen=True):
+    """Who moves the packets: the event loop, or threads of the data plane's own."""
+
+    count: int = 1
+    native: bool | None = None  # not set: count > 1
+
+
 class ControlTable(Table, frozen=True):
     socket: str = ""
 
@@ -108,6 +115,7 @@ class GatewayFile(Table, frozen=True):
     keys: KeysTable = KeysTable()
     policy: dict[str, dict[str, Any]] = {}
     offload: OffloadTable = OffloadTable()
+    workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
     peer: list[PeerTable] = []
 
@@ -163,6 +171,7 @@ class ClientFile(Table, frozen=True):
     keys: KeysTable = KeysTable()
     policy: dict[str, dict[str, Any]] = {}
     offload: OffloadTable = OffloadTable()
+    workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
     transport: TransportTable = TransportTable()
 

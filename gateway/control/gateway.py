@@ -154,6 +154,7 @@ class Gateway:
             timestamps=records.timestamps(),
             keeper=keeper,
             offload=settings.offload,
+            workers=settings.workers,
         )
         self._tunnel = tunnel
         if isinstance(tunnel.keeper, GatewayKeeper):
@@ -165,8 +166,10 @@ class Gateway:
             )
             tunnel.keeper.sessions.on_ended = self._session_ended
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
-        sockets = open_listen([str(address) for address in settings.listen], fwmark=settings.fwmark)
-        tunnel.attach(sockets, open_with(settings.interface, settings.offload.tun), settings.mtu)
+        count = settings.workers.count
+        listen = [str(address) for address in settings.listen]
+        ports = open_listen(listen, fwmark=settings.fwmark, workers=count)
+        tunnel.attach(ports, open_with(settings.interface, settings.offload.tun, count), settings.mtu)
         return tunnel
 
     async def _set_up_host(self, book: PeerBook) -> None:

@@ -30,6 +30,16 @@ def status_document(tunnel: Tunnel, *, role: str, interface: str, started_ns: in
         "counters": counters(tunnel),
         "libsodium": sodium._asdict(),
         "offloads": tunnel.offloads(),
+        "workers": _workers(tunnel),
+    }
+
+
+def _workers(tunnel: Tunnel) -> dict[str, Any]:
+    """Who moves the packets; ``each`` has one entry per native worker, in their order."""
+    return {
+        "count": tunnel.workers.count,
+        "native": tunnel.workers.native,
+        "each": tunnel.worker_stats(),
     }
 
 

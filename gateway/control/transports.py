@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client's paths of one session: a socket each, bound to its device, with a number the gateway knows it by.
+"""The client's paths of one session: a port each, bound to its device, with a number the gateway knows it by. A port is
+one socket, or one per native worker.
 
 Rule: what happens to links, addresses, routes and sockets leaves here as inputs of the session's machine, each edge
 once; whether a path is used is decided there. A path whose link is gone keeps its number and its socket (an address
 translator on the way may still know its port) until it is back, its room is needed or GONE_KEEP_NS are over.
 
-No loop, no clock: time is an argument, ``watch`` and ``unwatch`` put a socket on the loop and take it off.
+No loop, no clock: time is an argument, and whoever is given the sockets has them read.
 """
 
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -24,7 +24,7 @@ from gateway.errors import DataplaneError, HostError
 from gateway.net.candidates import Candidate, Endpoint, candidates, lost_because
 from gateway.net.devices import Settings
 from gateway.net.linkstate import Snapshot
-from gateway.net.udp import open_udp
+from gateway.net.udp import Sockets, close_all, open_shared
 
 PATH_ID_MAX: Final = 255
 # What the gateway still holds under a number must have died out before the number means something else.
@@ -54,10 +54,13 @@ NETWORK_ERRNOS: Final = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno
 
 
 class SocketTable(Protocol):
-    """What is needed of the data plane's engine. ``add_socket`` raises DataplaneError when it is full."""
+    """What is needed of the tunnel. ``add_port`` raises DataplaneError when the engine's table is full.
 
-    def add_socket(self, fd: int) -> int: ...
-    def remove_socket(self, socket_id: int) -> None: ...
+    The sockets stay the caller's; when ``remove_port`` returns, nobody touches them any more.
+    """
+
+    def add_port(self, sockets: Sockets) -> int: ...
+    def remove_port(self, socket_id: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class PathSocket:
     path_id: int
     candidate: Candidate
     socket_id: int
-    sock: socket.socket
+    sockets: Sockets
     up: bool = True
     gone_ns: int = 0  # when the candidate vanished, 0 while it is there
     retry_ns: int = 0  # when it is offered again after a socket error, 0 for never
@@ -82,7 +85,7 @@ class PathSocket:
     @property
     def local(self) -> tuple[str, int]:
         """The address and port it sends from."""
-        host, port, *_ = self.sock.getsockname()
+        host, port, *_ = self.sockets[0].getsockname()
         return str(host), int(port)
 
 
@@ -91,18 +94,17 @@ class Transports:
 
     def __init__(
         self,
-        engine: SocketTable,
+        tunnel: SocketTable,
         *,
         settings: Settings,
         emit: Callable[[Input], None],
-        watch: Callable[[int, socket.socket], None],
-        unwatch: Callable[[int, socket.socket], None],
         own_device: str = "",
         fwmark: int = 0,
         listen_port: int = 0,
+        workers: int = 1,
     ) -> None:
-        self._engine, self._settings, self._emit = engine, settings, emit
-        self._watch, self._unwatch = watch, unwatch
+        self._tunnel, self._settings, self._emit = tunnel, settings, emit
+        self._workers = workers
         self._own_device, self._fwmark, self._listen_port = own_device, fwmark, listen_port
         self._paths: dict[str, PathSocket] = {}  # by the candidate's key
         self._due: dict[str, int] = {}  # candidates without a socket: when to open one
@@ -245,7 +247,6 @@ class Transports:
             return
         del self._due[candidate.key]
         self._paths[candidate.key] = PathSocket(path_id, candidate, *opened)
-        self._watch(*opened)
         self._emit(PathAdded(path_id, candidate.key, candidate.carrier, candidate.tier, candidate.cost))
 
     def _move(self, now_ns: int, path: PathSocket, candidate: Candidate) -> None:
@@ -258,38 +259,39 @@ class Transports:
             self._due[candidate.key] = now_ns + OPEN_RETRY_NS
             return
         self._close_socket(path)
-        path.socket_id, path.sock = opened
+        path.socket_id, path.sockets = opened
         path.candidate, path.gone_ns, path.pause_ns = candidate, 0, 0
-        self._watch(*opened)
         self._return(now_ns, path)
 
-    def _socket(self, candidate: Candidate) -> tuple[int, socket.socket] | None:
+    def _socket(self, candidate: Candidate) -> tuple[int, Sockets] | None:
         try:
-            sock = self._open_udp(candidate)
+            sockets = self._open_udp(candidate)
         except HostError:
             return None
         try:
-            return self._engine.add_socket(sock.fileno()), sock
+            return self._tunnel.add_port(sockets), sockets
         except DataplaneError:
-            sock.close()
+            close_all(sockets)
             return None
 
-    def _open_udp(self, candidate: Candidate) -> socket.socket:
+    def _open_udp(self, candidate: Candidate) -> Sockets:
         """With the configured port where it is free: one local address can have it once."""
         host, device = candidate.local_ip, candidate.device
         if self._listen_port and all(
             path.local != (host, self._listen_port) for path in self._paths.values()
         ):
             try:
-                return open_udp(host, self._listen_port, fwmark=self._fwmark, device=device)
+                return self._shared(host, self._listen_port, device)
             except HostError:
                 pass
-        return open_udp(host, 0, fwmark=self._fwmark, device=device)
+        return self._shared(host, 0, device)
+
+    def _shared(self, host: str, port: int, device: str) -> Sockets:
+        return open_shared(host, port, workers=self._workers, fwmark=self._fwmark, device=device)
 
     def _close_socket(self, path: PathSocket) -> None:
-        self._unwatch(path.socket_id, path.sock)
-        self._engine.remove_socket(path.socket_id)
-        path.sock.close()
+        self._tunnel.remove_port(path.socket_id)
+        close_all(path.sockets)
 
     # --- room and numbers -------------------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One tunnel on the event loop: sockets and a TUN device whose readiness drives the pumps, and one timer.
+"""One tunnel: sockets, a TUN device, what moves packets between them, and what the event loop must see of that.
+
+Without native workers the loop moves the packets: readiness drives the pumps. Native workers move them by themselves,
+and the loop reads one descriptor that says that there are events.
 
 Rule: every wakeup is bounded. A pump takes one burst, a wakeup handles a few events, and what is left waits for the
 next turn of the loop, so that no flood of one kind starves the others.
@@ -10,15 +13,15 @@ Gateway and client are the same thing here; what tells them apart is in gateway.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from gateway.constants import NS_PER_S, UNDER_LOAD_HANDSHAKES_PER_S
 from gateway.control import clock
-from gateway.control.configmodel import DEFAULT_OFFLOAD, Offload
+from gateway.control.configmodel import DEFAULT_OFFLOAD, ON_THE_LOOP, Offload, Workers
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.exchange import Exchange, Keeper
 from gateway.control.peers import Peer, PeerTable
@@ -26,6 +29,7 @@ from gateway.control.roaming import Roaming
 from gateway.dataplane import engine as dp
 from gateway.errors import DataplaneError
 from gateway.net.tun import Tun
+from gateway.net.udp import Sockets, close_all
 from gateway.noise.admission import Admission
 from gateway.noise.cookie import CookieChecker
 from gateway.noise.handshake import Identity
@@ -37,6 +41,11 @@ _EVENTS_PER_TURN: Final = 16
 # The ring of waiting handshakes holds some 250; a quarter of it is load (kernel WireGuard: an eighth of its queue).
 _RING_HANDSHAKES: Final = 250
 _REPLAY_WINDOW_BITS: Final = 8192
+_EVENT_WORKER_FAILED: Final = 14
+
+
+def _only_if(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class Tunnel:
         keeper: Callable[[dp.Engine], Keeper] = Roaming,
         client: bool = False,
         offload: Offload = DEFAULT_OFFLOAD,
+        workers: Workers = ON_THE_LOOP,
     ) -> None:
         self.engine = dp.Engine(
             sessions=limits.peers,
@@ -72,7 +82,9 @@ class Tunnel:
             client=client,
             udp_segment=offload.udp_segment,
             udp_gro=offload.udp_gro,
+            **_only_if(workers=workers.threads),
         )
+        self.workers = workers
         self.identity = identity
         self.timers = timers
         self.timestamps = timestamps or TimestampSource()
@@ -95,9 +107,10 @@ class Tunnel:
             keeper=self.keeper,
         )
         self.keeper.exchange = self.exchange
-        # Called once when the device or a socket is gone for good; the daemon ends with the reason.
+        # Called when the device, a socket or a worker is gone for good; the daemon ends with the reason.
         self.on_failure: Callable[[str], None] = lambda reason: None
-        self._sockets: dict[int, socket.socket] = {}
+        self._ports: dict[int, Sockets] = {}
+        self._listening: set[int] = set()  # those of _ports that are closed here
         self._tun: Tun | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -106,59 +119,81 @@ class Tunnel:
 
     # --- life -------------------------------------------------------------------------------------------------
 
-    def attach(self, sockets: Sequence[socket.socket], tun: Tun, mtu_bytes: int) -> None:
-        """Hand over the open descriptors; the tunnel closes them in `stop`."""
-        for sock in sockets:
-            self.add_socket(sock)
-        self.engine.set_tun(tun.fd, mtu_bytes, tun.features)
+    def attach(self, ports: Sequence[Sockets], tun: Tun, mtu_bytes: int) -> None:
+        """Hand over the open descriptors; the tunnel closes them in `stop`. One socket and one queue per worker."""
+        for sockets in ports:
+            self._listening.add(self.add_port(sockets))
+        self.engine.set_tun(tun.fd, mtu_bytes, tun.features, **_only_if(more=tun.more))
         self._tun = tun
 
-    def add_socket(self, sock: socket.socket) -> int:
-        """Take one more socket, also while traffic flows; returns the engine's id of it."""
-        socket_id = self.engine.add_socket(sock.fileno())
-        self._sockets[socket_id] = sock
-        if self._loop is not None:
-            self._loop.add_reader(sock.fileno(), self._on_udp, socket_id)
+    def add_port(self, sockets: Sockets) -> int:
+        """Use the sockets of one more port, also while traffic flows; returns the engine's id of it.
+
+        They stay the caller's, who takes them back with `remove_port`. DataplaneError when the table is full.
+        """
+        first, *more = (sock.fileno() for sock in sockets)
+        socket_id = self.engine.add_socket(first, **_only_if(more=more))
+        self._ports[socket_id] = sockets
+        self._watch(socket_id)
         return socket_id
 
-    def watch(self, socket_id: int, sock: socket.socket) -> None:
-        """Read a socket that somebody else has given to the engine and will close."""
-        if self._loop is not None:
-            self._loop.add_reader(sock.fileno(), self._on_udp, socket_id)
-
-    def unwatch(self, socket_id: int, sock: socket.socket) -> None:
-        """Stop reading it."""
-        if self._loop is not None:
-            self._loop.remove_reader(sock.fileno())
+    def remove_port(self, socket_id: int) -> None:
+        """When this returns, nobody touches the sockets any more."""
+        self._unwatch(socket_id)
+        self.engine.remove_socket(socket_id)
+        del self._ports[socket_id]
 
     def start(self) -> None:
-        """Watch the descriptors on the running loop."""
+        """Move packets from now on; the running loop sees what Python must."""
         self._loop = asyncio.get_running_loop()
-        for socket_id, sock in self._sockets.items():
-            self._loop.add_reader(sock.fileno(), self._on_udp, socket_id)
-        if self._tun is not None:
+        for socket_id in self._ports:
+            self._watch(socket_id)
+        if self.workers.native:
+            engine: Any = self.engine
+            self._loop.add_reader(engine.event_fd, self._on_event)
+            engine.start_workers()
+        elif self._tun is not None:
             self._loop.add_reader(self._tun.fd, self._on_tun)
         self._rearm(clock.now_ns())
 
     def stop(self) -> None:
         """Close device and sockets; keys are wiped with the engine."""
-        if self._loop is not None:
-            for sock in self._sockets.values():
-                self._loop.remove_reader(sock.fileno())
-            if self._tun is not None:
-                self._loop.remove_reader(self._tun.fd)
+        self._halt()
         if self._timer is not None:
             self._timer.cancel()
         self._loop = self._timer = None
         for peer in list(self.peers):
             self.peers.remove(peer)
-        for socket_id, sock in self._sockets.items():
-            self.engine.remove_socket(socket_id)
-            sock.close()
-        self._sockets.clear()
+        for socket_id in self._listening:
+            sockets = self._ports[socket_id]
+            self.remove_port(socket_id)
+            close_all(sockets)
+        self._listening.clear()
         if self._tun is not None:
             self._tun.close()
             self._tun = None
+
+    def _halt(self) -> None:
+        """No packet moves after this."""
+        if self._loop is None:
+            return
+        for socket_id in self._ports:
+            self._unwatch(socket_id)
+        if self.workers.native:
+            engine: Any = self.engine
+            engine.stop_workers()
+            self._loop.remove_reader(engine.event_fd)
+        elif self._tun is not None:
+            self._loop.remove_reader(self._tun.fd)
+
+    def _watch(self, socket_id: int) -> None:
+        """On the loop a port has one socket."""
+        if self._loop is not None and not self.workers.native:
+            self._loop.add_reader(self._ports[socket_id][0].fileno(), self._on_udp, socket_id)
+
+    def _unwatch(self, socket_id: int) -> None:
+        if self._loop is not None and not self.workers.native:
+            self._loop.remove_reader(self._ports[socket_id][0].fileno())
 
     def kick(self) -> None:
         """Something outside of a wakeup (a new peer, a new endpoint) may have made events or deadlines."""
@@ -183,8 +218,8 @@ class Tunnel:
         return self.exchange.has_key(clock.now_ns(), peer)
 
     def local_addresses(self) -> list[str]:
-        """What the sockets are bound to, as host:port."""
-        bound = [sock.getsockname() for sock in self._sockets.values()]
+        """What the ports are bound to that others call, as host:port."""
+        bound = [self._ports[socket_id][0].getsockname() for socket_id in sorted(self._listening)]
         return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in bound]
 
     def offloads(self) -> dict[str, bool]:
@@ -193,6 +228,11 @@ class Tunnel:
         udp = self.engine.udp_features()
         return {**udp, **{name: name in tun for name in ("vnet_hdr", "csum", "tso4", "tso6", "uso4", "uso6")}}
 
+    def worker_stats(self) -> list[dict[str, int]]:
+        """What each native worker has done: wakeups, rx_datagrams, tx_datagrams, cpu_ns. Empty without any."""
+        engine: Any = self.engine
+        return list(engine.worker_stats()) if self.workers.native else []
+
     # --- wakeups ----------------------------------------------------------------------------------------------
 
     def _on_udp(self, socket_id: int) -> None:
@@ -200,8 +240,8 @@ class Tunnel:
         try:
             self.engine.pump_udp(socket_id, now_ns)
         except DataplaneError as error:
-            if socket_id in self._sockets:
-                self._fail(self._sockets[socket_id].fileno(), str(error))
+            if socket_id in self._listening:
+                self._fail(self._ports[socket_id][0].fileno(), str(error))
         self._handle_events(now_ns)
 
     def _on_tun(self) -> None:
@@ -213,10 +253,17 @@ class Tunnel:
                 self._fail(self._tun.fd, str(error))
         self._handle_events(now_ns)
 
+    def _on_event(self) -> None:
+        """A worker has made events. What comes after this is announced again."""
+        engine: Any = self.engine
+        engine.clear_event()
+        self._handle_events(clock.now_ns())
+
     def _on_timer(self) -> None:
         now_ns = clock.now_ns()
         self._timer = None
-        self.engine.tick(now_ns)
+        if not self.workers.native:
+            self.engine.tick(now_ns)
         self.exchange.timer_due(now_ns, _EVENTS_PER_TURN)
         self.keeper.timer_due(now_ns, _EVENTS_PER_TURN)
         self._handle_events(now_ns)
@@ -254,6 +301,9 @@ class Tunnel:
             return
         if event.kind == dp.EVENT_SOCKET_ERROR:
             self.keeper.socket_failed(now_ns, event.value, event.reason)
+            return
+        if event.kind == _EVENT_WORKER_FAILED:
+            self.on_failure(f"worker {event.value}: {os.strerror(event.reason)}")
             return
         peer = self.peers.by_slot(event.slot)
         if peer is not None:

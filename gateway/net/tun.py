@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens a TUN device: layer 3, no packet information, non-blocking, with the offloads the kernel has.
 
-Rule: the device belongs to the descriptor. It vanishes with the process, so nothing here needs undoing.
+Rule: the device belongs to its descriptors. It vanishes with the process, so nothing here needs undoing.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ IFF_TUN: Final = 0x0001
 IFF_MULTI_QUEUE: Final = 0x0100
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
+IFF_TUN_EXCL: Final = 0x8000
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNGETFEATURES: Final = 0x800454CF
@@ -58,56 +59,70 @@ _FEATURES: Final = (
     (TUN_F_USO6, "uso6"),
 )
 
+_KINDS: Final = ((IFF_VNET_HDR, "vnet_hdr"), (IFF_MULTI_QUEUE, "multi_queue"))
+
 _IFREQ: Final = struct.Struct("16sH22x")  # name, flags, padding: struct ifreq of 64-bit Linux
 
 
 @dataclass(frozen=True, slots=True)
 class Tun:
-    """An open TUN device (one queue of it). The holder closes it."""
+    """An open TUN device. The holder closes it."""
 
     fd: int
     name: str
     features: frozenset[str]  # of vnet_hdr, multi_queue, csum, tso4, tso6, uso4, uso6
+    more: tuple[int, ...] = ()  # its further queues; all of them have the same features
 
     def close(self) -> None:
-        """Close the queue; the device goes with its last one."""
-        os.close(self.fd)
+        """Close all queues; the device goes with the last one."""
+        for fd in (self.fd, *self.more):
+            os.close(fd)
 
 
-def open_with(name: str, offload: Offload) -> Tun:
+def open_with(name: str, offload: Offload, queues: int = 1) -> Tun:
     """`open_tun` with what a configuration wants and this kernel has."""
-    return open_tun(name, vnet_hdr=offload != "off", offload_steps=OFFLOAD_STEPS[_FIRST_STEP[offload] :])
+    steps = OFFLOAD_STEPS[_FIRST_STEP[offload] :]
+    return open_tun(name, vnet_hdr=offload != "off", queues=queues, offload_steps=steps)
 
 
 def open_tun(
     name: str,
     *,
     vnet_hdr: bool = False,
-    multi_queue: bool = False,
+    queues: int = 1,
     offload_steps: Sequence[int] = OFFLOAD_STEPS,
 ) -> Tun:
     """Create the TUN device ``name``, or attach to a persistent one nobody holds.
 
     ``vnet_hdr`` puts a 10-byte virtio_net_hdr before every packet, if the kernel can, and turns on the first of
-    ``offload_steps`` that it takes. HostError says what is missing.
+    ``offload_steps`` that it takes. A device of several ``queues`` must be new: the kernel lets any holder of such a
+    device be joined. HostError says what is missing.
     """
     check_interface_name(name)
-    fd = _open_device()
+    opened = [_open_device()]
     try:
-        vnet_hdr = vnet_hdr and bool(_flags_known(fd) & IFF_VNET_HDR)
-        flags = (
-            IFF_TUN | IFF_NO_PI | (IFF_VNET_HDR if vnet_hdr else 0) | (IFF_MULTI_QUEUE if multi_queue else 0)
-        )
-        _attach(fd, name, flags)
-        features = {word for wanted, word in ((vnet_hdr, "vnet_hdr"), (multi_queue, "multi_queue")) if wanted}
-        if vnet_hdr:
+        fd, wanted = opened[0], _wanted_flags(opened[0], vnet_hdr, queues)
+        _attach(fd, name, wanted | (IFF_TUN_EXCL if queues > 1 else 0))
+        features = {word for flag, word in _KINDS if wanted & flag}
+        if wanted & IFF_VNET_HDR:
             _set_header_size(fd)
             bits = _set_offload(fd, offload_steps)
             features |= {word for bit, word in _FEATURES if bits & bit}
+        # Header and offloads are the device's, so the further queues have them already.
+        while len(opened) < queues:
+            opened.append(_open_device())
+            _attach(opened[-1], name, wanted)
     except BaseException:
-        os.close(fd)
+        for each in opened:
+            os.close(each)
         raise
-    return Tun(fd, name, frozenset(features))
+    return Tun(fd, name, frozenset(features), tuple(opened[1:]))
+
+
+def _wanted_flags(fd: int, vnet_hdr: bool, queues: int) -> int:
+    """What the device shall be. A driver without several queues refuses them; without the header it is done without."""
+    flags = IFF_TUN | IFF_NO_PI | (IFF_MULTI_QUEUE if queues > 1 else 0)
+    return flags | (_flags_known(fd) & IFF_VNET_HDR if vnet_hdr else 0)
 
 
 def _open_device() -> int:

@@ -5,15 +5,20 @@ Rule: like WireGuard, the outer packets of IPv4 go without "don't fragment" (IP_
 path fragments instead of swallowing; IPv6 keeps the kernel's default (only the sender may fragment there, and
 IPV6_PMTUDISC_WANT is what makes it honour a learned path MTU). Errors from ICMP are not queued (IP_RECVERR
 off): anybody on the path can forge them.
+
+Several workers share a port: each has a socket of its own there, and the kernel gives all datagrams of one remote
+address and port to the same one (SO_REUSEPORT). The first of them is bound alone, so that a port which another
+program has, sharing or not, is in use for us as well.
 """
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -21,6 +26,9 @@ from typing import Final
 
 from gateway.errors import HostError
 from gateway.net.remedy import refused
+
+# The sockets of one address and port, one per worker.
+Sockets = tuple[socket.socket, ...]
 
 # Absent from Python 3.11's socket module (linux/in.h, linux/in6.h, asm-generic/socket.h).
 SO_SNDBUFFORCE: Final = 32
@@ -43,14 +51,14 @@ def open_udp(
     fwmark: int = 0,
     device: str = "",
     buffer_bytes: int = BUFFER_BYTES,
-    reuse_port: bool = False,
+    joins: bool = False,
 ) -> socket.socket:
     """A non-blocking socket bound to the literal address ``host`` and ``port`` (0: the kernel chooses).
 
     It reports the destination of what it receives (IP_PKTINFO) so that answers leave from the same address.
     An IPv6 socket is IPv6 only. ``fwmark`` marks what it sends, ``device`` binds it to one interface. Buffers
-    are what was asked for with CAP_NET_ADMIN, else what net.core.rmem_max and wmem_max allow. HostError says
-    what was refused.
+    are what was asked for with CAP_NET_ADMIN, else what net.core.rmem_max and wmem_max allow. ``joins``: the port
+    is one that `open_shared` has opened for sharing. HostError says what was refused.
     """
     address = _literal(host)
     where = _show(address, port)
@@ -59,7 +67,9 @@ def open_udp(
     except OSError as error:
         raise refused(f"cannot open a UDP socket for {where}", error) from error
     try:
-        _options(sock, reuse_port)
+        _options(sock)
+        if joins:
+            _share(sock)
         _set_buffers(sock, buffer_bytes)
         _mark(sock, fwmark)
         _bind_device(sock, device)
@@ -70,10 +80,41 @@ def open_udp(
     return sock
 
 
+def open_shared(
+    host: str,
+    port: int,
+    *,
+    workers: int,
+    fwmark: int = 0,
+    device: str = "",
+    buffer_bytes: int = BUFFER_BYTES,
+) -> Sockets:
+    """`open_udp`, and as many sockets of that port as there are workers."""
+    opened = [open_udp(host, port, fwmark=fwmark, device=device, buffer_bytes=buffer_bytes)]
+    try:
+        if workers > 1:
+            _share(opened[0])
+        chosen = opened[0].getsockname()[1]
+        while len(opened) < workers:
+            opened.append(
+                open_udp(host, chosen, fwmark=fwmark, device=device, buffer_bytes=buffer_bytes, joins=True)
+            )
+    except BaseException:
+        close_all(opened)
+        raise
+    return tuple(opened)
+
+
+def close_all(sockets: Iterable[socket.socket]) -> None:
+    """Close them; those that are closed already stay so."""
+    for sock in sockets:
+        sock.close()
+
+
 def open_listen(
-    addresses: Sequence[str], *, fwmark: int = 0, buffer_bytes: int = BUFFER_BYTES, reuse_port: bool = False
-) -> tuple[socket.socket, ...]:
-    """One socket per address of the form ``0.0.0.0:51820`` or ``[::]:51820``, in order.
+    addresses: Sequence[str], *, fwmark: int = 0, buffer_bytes: int = BUFFER_BYTES, workers: int = 1
+) -> tuple[Sockets, ...]:
+    """The sockets of each address of the form ``0.0.0.0:51820`` or ``[::]:51820``, in order.
 
     All addresses with port 0 get the same port, chosen by the kernel. The wildcard ``[::]`` is left out on a
     machine without IPv6 when another address is listened on. HostError for anything else that does not work.
@@ -82,12 +123,11 @@ def open_listen(
     if not wanted:
         raise HostError("no address to listen on")
     for _ in range(SHARED_PORT_TRIES):
-        sockets: list[socket.socket] = []
+        sockets: list[Sockets] = []
         try:
-            _open_all(wanted, sockets, fwmark, buffer_bytes, reuse_port)
+            _open_all(wanted, sockets, fwmark, buffer_bytes, workers)
         except BaseException as error:
-            for sock in sockets:
-                sock.close()
+            close_all(itertools.chain.from_iterable(sockets))
             if _chosen_port_was_taken(error, wanted, sockets):
                 continue
             raise
@@ -114,24 +154,24 @@ def granted_buffers(sock: socket.socket) -> tuple[int, int]:
 
 def _open_all(
     wanted: Sequence[tuple[str, int]],
-    opened: list[socket.socket],
+    opened: list[Sockets],
     fwmark: int,
     buffer_bytes: int,
-    reuse_port: bool,
+    workers: int,
 ) -> None:
     chosen = 0
     for host, port in wanted:
         if host == "::" and len(wanted) > 1 and not _has_ipv6():
             continue
         opened.append(
-            open_udp(host, port or chosen, fwmark=fwmark, buffer_bytes=buffer_bytes, reuse_port=reuse_port)
+            open_shared(host, port or chosen, workers=workers, fwmark=fwmark, buffer_bytes=buffer_bytes)
         )
         if not port:
-            chosen = opened[-1].getsockname()[1]
+            chosen = opened[-1][0].getsockname()[1]
 
 
 def _chosen_port_was_taken(
-    error: BaseException, wanted: Sequence[tuple[str, int]], opened: Sequence[socket.socket]
+    error: BaseException, wanted: Sequence[tuple[str, int]], opened: Sequence[Sockets]
 ) -> bool:
     cause = error.__cause__
     in_use = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
@@ -161,15 +201,21 @@ def _show(address: IPv4Address | IPv6Address, port: int) -> str:
     return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
 
 
-def _options(sock: socket.socket, reuse_port: bool) -> None:
+def _options(sock: socket.socket) -> None:
     if sock.family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
         sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-    if reuse_port:
+
+
+def _share(sock: socket.socket) -> None:
+    """Let sockets of this user join the port of a bound socket, or let this one join."""
+    try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except OSError as error:
+        raise refused("cannot share a UDP port among several workers", error) from error
 
 
 def _set_buffers(sock: socket.socket, buffer_bytes: int) -> None:

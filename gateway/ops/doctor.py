@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, NamedTuple
 from gateway.constants import DEFAULT_PORT
 from gateway.control import ctlclient, statedir
 from gateway.control.configfields import Endpoint
+from gateway.control.configmodel import ON_THE_LOOP, Workers
 from gateway.control.configschema import DEFAULT_INTERFACE
 from gateway.errors import JumpError
 
@@ -63,11 +64,12 @@ class Subject(NamedTuple):
 
     interface: str = DEFAULT_INTERFACE
     listen: tuple[Endpoint, ...] = (Endpoint("0.0.0.0", DEFAULT_PORT), Endpoint("::", DEFAULT_PORT))
+    workers: Workers = ON_THE_LOOP
 
 
 def examine(subject: Subject) -> list[Check]:
     """Every check, in the order an operator would go through them."""
-    return [*_host(), *_privileges(), *_offloads(), *_tools(), *_conflicts(subject)]
+    return [*_host(subject), *_privileges(), *_offloads(), *_tools(), *_conflicts(subject)]
 
 
 def document(checks: Sequence[Check]) -> dict[str, Any]:
@@ -83,8 +85,14 @@ def healthy(checks: Iterable[Check]) -> bool:
 # --- the machine ------------------------------------------------------------------------------------------------
 
 
-def _host() -> list[Check]:
-    return [check_kernel(platform.release()), check_clock(time.time()), check_boottime(), check_sodium()]
+def _host(subject: Subject) -> list[Check]:
+    return [
+        check_kernel(platform.release()),
+        check_processors(len(os.sched_getaffinity(0)), subject.workers),
+        check_clock(time.time()),
+        check_boottime(),
+        check_sodium(),
+    ]
 
 
 def check_kernel(release: str) -> Check:
@@ -101,6 +109,23 @@ def check_kernel(release: str) -> Check:
             "kernel", "warn", f"Linux {release}: TUN has no UDP segmentation", "Linux 6.2 or newer is faster"
         )
     return Check("kernel", "ok", f"Linux {release}")
+
+
+def check_processors(usable: int, workers: Workers) -> Check:
+    """How many this process may use, against the workers that move its packets."""
+    has = f"{usable} processor{'s' if usable > 1 else ''}"
+    if workers.count > usable:
+        return Check(
+            "processors",
+            "warn",
+            f"{has}, {workers.count} workers",
+            f"workers.count = {usable}: several workers of one processor only take turns",
+        )
+    if workers.native:
+        return Check("processors", "ok", f"{has}, native workers: {workers.count}")
+    return Check(
+        "processors", "ok", f"{has}; the event loop is the one worker, workers.count may be {usable}"
+    )
 
 
 def check_clock(unix_s: float) -> Check:

@@ -50,6 +50,7 @@ STATUS_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "counters": dict,
     "libsodium": dict,
     "offloads": dict,
+    "workers": dict,
 }
 PEER_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
     "name": str,
@@ -310,6 +311,7 @@ def test_status_as_json_and_as_text(machine: Machine) -> None:
         document = json.loads(machine.jvpn("status", "--json").stdout)
         check_types(document, STATUS_TYPES)
         assert (document["schema"], document["role"]) == ("jvpn.status/1", "gateway")
+        assert document["workers"] == {"count": 1, "native": False, "each": []}
         assert document["listen"] == [f"0.0.0.0:{PORT}", f"[::]:{PORT}"]
         assert all(isinstance(count, int) for count in document["counters"].values())
         (peer,) = document["peers"]

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import socket
 import struct
 import sys
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -106,15 +108,40 @@ def read_all(fd: int) -> list[bytes]:
     return packets
 
 
-def test_queues_share_a_name_only_when_asked(bed: Bed) -> None:
-    first = in_namespace(bed.machine, lambda: tun.open_tun("jv0", multi_queue=True))
-    second = in_namespace(bed.machine, lambda: tun.open_tun("jv0", multi_queue=True))
-    first.close()
-    second.close()
-    alone = in_namespace(bed.machine, lambda: tun.open_tun("jv0"))
-    with pytest.raises(HostError, match="another process holds that interface"):
-        in_namespace(bed.machine, lambda: tun.open_tun("jv0"))
-    alone.close()
+@pytest.mark.parametrize("offload", ["full", "no-tso", "off"])
+def test_the_queues_of_one_device(bed: Bed, offload: tun.Offload) -> None:
+    """Every queue has its share of the flows, and all have the same header and offloads."""
+    machine = bed.machine
+    device = in_namespace(machine, lambda: tun.open_with("jv0", offload, queues=3))
+    single = in_namespace(machine, lambda: tun.open_with("jv1", offload))
+    assert device.features == single.features | {"multi_queue"}
+    assert single.more == ()
+    single.close()
+    queues = (device.fd, *device.more)
+    assert len(set(queues)) == 3
+    assert not any(os.get_blocking(fd) or os.get_inheritable(fd) for fd in queues)
+    bed.ip(machine, "address add 10.77.0.1/24 dev jv0")
+    bed.ip(machine, "link set jv0 up")
+    for _ in range(64):
+        with in_namespace(machine, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+            sender.sendto(b"x" * 100, ("10.77.0.2", 9))
+    header_bytes = tun.VNET_HEADER_BYTES if "vnet_hdr" in device.features else 0
+    found = [[p for p in read_all(fd) if p[header_bytes] == 0x45] for fd in queues]
+    assert all(found), [len(packets) for packets in found]
+    assert {len(packet) for packet in itertools.chain(*found)} == {header_bytes + 20 + 8 + 100}
+    assert sum(map(len, found)) == 64
+    device.close()
+    assert "jv0" not in bed.ip(machine, "link")
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(1, 1), (2, 2), (2, 1), (1, 2)])
+def test_a_device_that_is_held_is_not_joined(bed: Bed, held: int, wanted: int) -> None:
+    """The kernel would let a second process read half of the packets of a device with several queues."""
+    device = in_namespace(bed.machine, lambda: tun.open_tun("jv0", queues=held))
+    with pytest.raises(HostError, match="cannot create interface jv0"):
+        in_namespace(bed.machine, lambda: tun.open_tun("jv0", queues=wanted))
+    device.close()
+    in_namespace(bed.machine, lambda: tun.open_tun("jv0", queues=wanted)).close()
 
 
 def test_a_name_of_another_kind_of_interface(bed: Bed) -> None:
@@ -172,15 +199,23 @@ def test_a_port_in_use_names_its_holder(bed: Bed) -> None:
 
 
 def test_listen_on_both_families_with_one_port(bed: Bed) -> None:
-    v4, v6 = in_namespace(bed.machine, lambda: udp.open_listen(["0.0.0.0:0", "[::]:0"]))
-    with v4, v6:
-        assert v4.getsockname()[1] == v6.getsockname()[1] != 0
+    for workers in (1, 3):
+        ports = in_namespace(bed.machine, partial(udp.open_listen, ["0.0.0.0:0", "[::]:0"], workers=workers))
+        assert [[sock.family for sock in port] for port in ports] == [
+            [socket.AF_INET] * workers,
+            [socket.AF_INET6] * workers,
+        ]
+        sockets = list(itertools.chain(*ports))
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+        udp.close_all(sockets)
 
 
 def test_listen_closes_what_it_opened_when_one_fails(bed: Bed) -> None:
     with in_namespace(bed.machine, lambda: udp.open_udp("::", 7001)):
         with pytest.raises(HostError, match=r"cannot listen on UDP \[::\]:7001"):
             in_namespace(bed.machine, lambda: udp.open_listen(["0.0.0.0:7000", "[::]:7001"]))
+        with pytest.raises(HostError, match=r"cannot listen on UDP \[::\]:7001"):
+            in_namespace(bed.machine, lambda: udp.open_listen(["0.0.0.0:7000", "[::]:7001"], workers=2))
         in_namespace(bed.machine, lambda: udp.open_udp("0.0.0.0", 7000)).close()
 
 

@@ -38,6 +38,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[handshake]": configschema.HandshakeTable,
     "[keys]": configschema.KeysTable,
     "[offload]": configschema.OffloadTable,
+    "[workers]": configschema.WorkersTable,
     "[control]": configschema.ControlTable,
     "[[peer]]": configschema.PeerTable,
     "peers.toml": configschema.PeersDocument,
@@ -68,11 +69,10 @@ def documented(heading: str) -> dict[str, str]:
 
 
 def defaults(kind: type[Table]) -> dict[str, str]:
-    """Key -> default as TOML writes it (its strings, numbers, booleans and lists are also JSON's)."""
+    """Key -> default as TOML writes it (its strings, numbers, booleans and lists are also JSON's); - for none."""
     fresh = kind()
-    return {
-        field.encode_name: json.dumps(getattr(fresh, field.name)) for field in msgspec.structs.fields(kind)
-    }
+    values = {field.encode_name: getattr(fresh, field.name) for field in msgspec.structs.fields(kind)}
+    return {name: "-" if value is None else json.dumps(value) for name, value in values.items()}
 
 
 def tables_of(kind: Any) -> Iterator[type[Table]]:

@@ -13,7 +13,7 @@ from gateway.ops.cli.options import config_option, json_option
 
 
 @click.command()
-@config_option("Look at the interface and the ports of this gateway.")
+@config_option("Look at the interface, the ports and the workers of this gateway.")
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, config_path: Path | None, as_json: bool) -> None:
@@ -44,4 +44,4 @@ def _subject(config_path: Path | None) -> checks.Subject:
     from gateway.control.config import load_gateway
 
     config = load_gateway(config_path)
-    return checks.Subject(config.interface, config.listen)
+    return checks.Subject(config.interface, config.listen, config.workers)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from gateway.constants import NS_PER_S
 from gateway.control import ctlclient
 from gateway.errors import DaemonUnreachable
 from gateway.ops.cli import output
@@ -18,6 +19,7 @@ from gateway.ops.cli.options import interface_option, json_option, require_socke
 
 _HEADER: Final = ("PEER", "STATE", "ENDPOINT", "ALLOWED IPS", "HANDSHAKE", "RECEIVED", "SENT", "SUITE")
 _RIGHT: Final = frozenset((4, 5, 6))
+_WORKERS_HEADER: Final = ("WORKER", "WAKEUPS", "DATAGRAMS IN", "DATAGRAMS OUT", "CPU")
 # A peer with many prefixes must not push the other columns out of sight; --json has them all.
 _PREFIXES_SHOWN: Final = 2
 _HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -89,6 +91,7 @@ def render(document: Mapping[str, Any]) -> str:
     blocks = [
         _head(document),
         _peers(document.get("peers", ())),
+        _workers(document.get("workers", {}).get("each", ())),
         *(_told(key, one) for key, one in document.get("told", {}).items()),
         _faults(document.get("counters", {})),
     ]
@@ -104,6 +107,7 @@ def _head(document: Mapping[str, Any]) -> str:
         ("uptime", output.age(document.get("uptime_s")) if "uptime_s" in document else ""),
         ("libsodium", str(sodium.get("version", ""))),
         ("offloads", _flags(offloads)),
+        ("workers", _kind(document.get("workers", {}))),
     ]
     title = f"{document.get('role', 'daemon')} {document.get('interface', '')}".strip()
     return "\n".join([title, *(f"  {name:<11} {value}" for name, value in rows[1:] if value)])
@@ -112,6 +116,27 @@ def _head(document: Mapping[str, Any]) -> str:
 def _flags(offloads: Mapping[str, Any]) -> str:
     on = [name for name, value in offloads.items() if value is True]
     return ", ".join(on) if on or not offloads else "none"
+
+
+def _kind(workers: Mapping[str, Any]) -> str:
+    if not workers:
+        return ""
+    return f"{workers['count']} native" if workers["native"] else "the event loop"
+
+
+def _workers(each: Any) -> str:
+    """What every native worker has done."""
+    rows = [
+        (
+            str(number),
+            str(worker.get("wakeups", 0)),
+            str(worker.get("rx_datagrams", 0)),
+            str(worker.get("tx_datagrams", 0)),
+            f"{worker.get('cpu_ns', 0) / NS_PER_S:.2f}s",
+        )
+        for number, worker in enumerate(each)
+    ]
+    return output.table(_WORKERS_HEADER, rows, frozenset(range(len(_WORKERS_HEADER)))) if rows else ""
 
 
 def _peers(peers: Any) -> str:

@@ -119,6 +119,7 @@ MISTAKES = [
     (CLIENT + 'carrier = "tls"', 8, "gateway.carrier", "does not exist yet"),
     (CLIENT + 'endpoints_ = ["tls://a:1"]', 8, "gateway.endpoints_", "unknown key"),
     (CLIENT.replace("vpn.example", "tls://vpn.example"), 7, "gateway.endpoints[0]", "does not exist yet"),
+    (CLIENT + "[workers]\ncount = 2\nnative = false", 10, "workers.native", "not 2; write count = 1"),
     (CLIENT.partition("[gateway]")[0], 0, "gateway", "is missing"),
     (CLIENT.partition("[gateway]")[0] + "[peer]\n", 5, "peer", "unknown key"),
     ("gateway = 3\n" + CLIENT.partition("[gateway]")[0], 1, "gateway", "must be a table"),

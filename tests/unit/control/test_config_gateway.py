@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.config import Endpoint, GatewayConfig, load, load_gateway, parse_gateway
+from gateway.control.config import (
+    Endpoint,
+    GatewayConfig,
+    load,
+    load_gateway,
+    parse_client,
+    parse_gateway,
+)
 from gateway.control.keysfile import decode_key, encode_key, write_key_file
 from gateway.errors import ConfigError, ConfigErrors
-from tests.unit.control.samples import GATEWAY, OWN, peer, private, public
+from tests.unit.control.samples import CLIENT, GATEWAY, OWN, peer, private, public
 
 
 def parse(text: str) -> GatewayConfig:
@@ -136,6 +143,23 @@ def test_a_peer_without_a_name_is_called_after_its_key() -> None:
     assert found.allowed_ips == ()
 
 
+@pytest.mark.parametrize(
+    ("lines", "count", "threads"),
+    [
+        ("", 1, 0),
+        ("[workers]\n", 1, 0),
+        ("[workers]\ncount = 1\n", 1, 0),
+        ("[workers]\nnative = true\n", 1, 1),
+        ("[workers]\nnative = false\n", 1, 0),
+        ("[workers]\ncount = 2\n", 2, 2),
+        ("[workers]\ncount = 16\nnative = true\n", 16, 16),
+    ],
+)
+def test_several_workers_are_native_ones(lines: str, count: int, threads: int) -> None:
+    for workers in (parse(GATEWAY + lines).workers, parse_client(CLIENT + lines).workers):
+        assert (workers.count, workers.native, workers.threads) == (count, threads > 0, threads)
+
+
 # (lines after GATEWAY, which has two; line of the mistake; key; part of the problem)
 MISTAKES = [
     ("mtu = 575", 3, "gateway.mtu", "out of range: 576 to 65000"),
@@ -183,6 +207,11 @@ MISTAKES = [
     ('[nat]\nout_interface = "jvpn0"', 4, "nat.out_interface", "the tunnel itself"),
     ('[nat]\nout_interface = "a b"', 4, "nat.out_interface", "not an interface name"),
     ("[handshake]\nunder_load_per_s = 0", 4, "handshake.under_load_per_s", "out of range"),
+    ("[workers]\ncount = 0", 4, "workers.count", "out of range: 1 to 16"),
+    ("[workers]\ncount = 17", 4, "workers.count", "out of range: 1 to 16"),
+    ("[workers]\ncount = true", 4, "workers.count", "must be a whole number"),
+    ("[workers]\nnative = 1", 4, "workers.native", "must be true or false, not a whole number"),
+    ("[workers]\ncount = 2\nnative = false", 5, "workers.native", "write count = 1, or leave native out"),
     ('[control]\nsocket = "run.sock"', 4, "control.socket", "absolute path"),
     (f'[control]\nsocket = "/{"x" * 107}"', 4, "control.socket", "107 bytes"),
     ("[tunnel]", 3, "tunnel", "unknown key"),

@@ -22,7 +22,7 @@ from gateway.core.path import LINK_HOLD_NS
 from gateway.core.states import Evidence, Tier
 from gateway.errors import ConfigErrors, DataplaneError, HostError
 from gateway.net.devices import DeviceRule, Settings
-from gateway.net.udp import open_udp
+from gateway.net.udp import Sockets, open_shared
 from tests.unit.control.samples import CLIENT, WGQUICK
 from tests.unit.net.machine import MODEM, WIFI, machine
 
@@ -35,20 +35,24 @@ WIFI_KEY = "wlan0 192.0.2.2 > 198.51.100.1:51820"
 
 
 class Table:
-    """The engine's sockets: ids from 0, at most 16."""
+    """The engine's ports: ids from 0, at most 16."""
 
     def __init__(self) -> None:
-        self.fds: dict[int, int] = {}
+        self.fds: dict[int, list[int]] = {}
 
-    def add_socket(self, fd: int) -> int:
+    def add_port(self, sockets: Sockets) -> int:
         free = [n for n in range(16) if n not in self.fds]
         if not free:
             raise DataplaneError("add socket: No space left on device")
-        self.fds[free[0]] = fd
+        self.fds[free[0]] = filenos(sockets)
         return free[0]
 
-    def remove_socket(self, socket_id: int) -> None:
+    def remove_port(self, socket_id: int) -> None:
         del self.fds[socket_id]
+
+
+def filenos(sockets: Sockets) -> list[int]:
+    return [sock.fileno() for sock in sockets]
 
 
 class Bench:
@@ -57,7 +61,6 @@ class Bench:
     def __init__(self, **options: object) -> None:
         self.table = Table()
         self.inputs: list[Input] = []
-        self.watched: dict[int, socket.socket] = {}
         self.refused = False
         self.asked: list[tuple[str, int, str, int]] = []
         settings = options.pop("settings", Settings())
@@ -65,18 +68,16 @@ class Bench:
             self.table,
             settings=settings,
             emit=self.inputs.append,
-            watch=self.watched.__setitem__,
-            unwatch=lambda socket_id, _: self.watched.__delitem__(socket_id),
             own_device="jv0",
             **options,
         )  # type: ignore[arg-type]
 
-    def open_udp(self, host: str, port: int, *, fwmark: int, device: str) -> socket.socket:
+    def open_shared(self, host: str, port: int, *, workers: int, fwmark: int, device: str) -> Sockets:
         """The device and its address are text in these tests; port and family are real."""
         self.asked.append((host, port, device, fwmark))
         if self.refused:
             raise HostError("refused")
-        return open_udp("::1" if ":" in host else "127.0.0.1", port)
+        return open_shared("::1" if ":" in host else "127.0.0.1", port, workers=workers)
 
     def update(self, now_ns: int, *lines: str, endpoints: list[tuple[str, int]] = ONE) -> list[Input]:
         self.inputs.clear()
@@ -92,8 +93,8 @@ class Bench:
         return [path.path_id for path in self.transports.paths()]
 
     def consistent(self) -> bool:
-        open_now = {path.socket_id: path.sock.fileno() for path in self.transports.paths()}
-        return self.table.fds == open_now == {n: sock.fileno() for n, sock in self.watched.items()}
+        open_now = {path.socket_id: filenos(path.sockets) for path in self.transports.paths()}
+        return self.table.fds == open_now and all(fd >= 0 for fds in open_now.values() for fd in fds)
 
 
 @pytest.fixture
@@ -104,13 +105,13 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Bench]]:
         def __init__(self, **options: object) -> None:
             super().__init__(**options)
             made.append(self)
-            monkeypatch.setattr(transports, "open_udp", self.open_udp)
+            monkeypatch.setattr(transports, "open_shared", self.open_shared)
 
     yield Made
     for bench in made:
         assert bench.consistent()
         bench.transports.close()
-        assert not bench.table.fds and not bench.watched
+        assert not bench.table.fds
 
 
 def test_a_path_per_candidate_at_once(make: type[Bench]) -> None:
@@ -139,12 +140,12 @@ def test_an_edge_is_told_once_in_each_direction(
 ) -> None:
     bench = make()
     bench.update(T0, *WIFI)
-    sock = bench.transports.paths()[0].sock
+    sockets = bench.transports.paths()[0].sockets
     assert bench.update(T0 + 1, *lines) == [PathLost(1, evidence)]
     assert bench.update(T0 + 2, *lines, "8 eth8 down") == []
     assert bench.transports.best(T0 + 2) is None
     assert bench.update(T0 + 3, *WIFI) == [LinkUp(1)]
-    assert bench.transports.paths()[0].sock is sock, "the port a translator knows must stay"
+    assert bench.transports.paths()[0].sockets is sockets, "the port a translator knows must stay"
     assert bench.update(T0 + 4, *WIFI) == []
 
 
@@ -186,10 +187,10 @@ def test_a_device_plugged_in_again_gets_a_new_socket_under_the_same_number(make:
     bench = make()
     bench.update(T0, *WIFI)
     again = tuple(line.replace("1 ", "7 ", 1) for line in WIFI)
-    sock = bench.transports.paths()[0].sock
+    sockets = bench.transports.paths()[0].sockets
     assert bench.update(T0 + 1, "2 eth0 up") == [PathLost(1, Evidence.LINK_DOWN)]
     assert bench.update(T0 + 2, *again) == [LinkUp(1)]
-    assert bench.transports.paths()[0].sock is not sock and sock.fileno() == -1
+    assert bench.transports.paths()[0].sockets is not sockets and filenos(sockets) == [-1]
     # So fast that no snapshot showed it gone.
     assert bench.update(T0 + 3, *WIFI) == [PathLost(1, Evidence.LINK_DOWN), LinkUp(1)]
 
@@ -261,10 +262,10 @@ def test_a_refused_socket_is_tried_again(make: type[Bench]) -> None:
 
 def test_the_engines_table_is_the_bound(make: type[Bench]) -> None:
     bench = make(settings=Settings(max_candidates=16))
-    bench.table.fds = dict.fromkeys(range(14), -1)
+    bench.table.fds = {n: [-1] for n in range(14)}
     many = [(f"198.51.100.{n}", 51820) for n in range(1, 5)]
     assert len(bench.update(T0, *WIFI, endpoints=many)) == 2
-    bench.table.fds = {n: fd for n, fd in bench.table.fds.items() if fd >= 0}
+    bench.table.fds = {n: fds for n, fds in bench.table.fds.items() if fds != [-1]}
     assert len(bench.due(T0 + OPEN_RETRY_NS)) == 2
 
 
@@ -348,6 +349,17 @@ def test_the_configured_port_serves_one_path_per_address(make: type[Bench]) -> N
     bench = make(listen_port=port)
     bench.update(T0, *WIFI, endpoints=TWO)
     assert [path.local[1] == port for path in bench.transports.paths()] == [True, False]
+
+
+def test_every_worker_has_a_socket_of_the_paths_port(make: type[Bench]) -> None:
+    bench = make(workers=3)
+    bench.update(T0, *WIFI)
+    (path,) = bench.transports.paths()
+    assert {sock.getsockname() for sock in path.sockets} == {path.local}
+    assert len(bench.table.fds[path.socket_id]) == 3
+    sockets = path.sockets
+    bench.update(T0 + 1, *tuple(line.replace("1 ", "7 ", 1) for line in WIFI))
+    assert filenos(sockets) == [-1] * 3, "the device is another one, and so are the sockets"
 
 
 # --- the configuration -------------------------------------------------------------------------------------------

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import resource
 import socket
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -62,9 +66,55 @@ def test_a_port_in_use_on_loopback_names_this_process() -> None:
 
 
 def test_several_workers_may_share_a_port() -> None:
-    with udp.open_udp("127.0.0.1", 0, reuse_port=True) as first:
-        udp.open_udp("127.0.0.1", first.getsockname()[1], reuse_port=True).close()
-        assert first.type == socket.SOCK_DGRAM
+    sockets = udp.open_shared("127.0.0.1", 0, workers=4)
+    (where,) = {sock.getsockname() for sock in sockets}
+    senders = [udp.open_udp("127.0.0.1", 0) for _ in range(64)]
+    for sender in senders:
+        sender.sendto(b"one", where)
+        sender.sendto(b"two", where)
+    try:
+        taken = [received(sock) for sock in sockets]
+        assert all(taken), "64 flows leave no worker of four without one"
+        assert sorted(itertools.chain(*taken)) == sorted(2 * [sender.getsockname() for sender in senders])
+        for one, other in itertools.combinations(map(set, taken), 2):
+            assert not one & other, "a flow stays with its worker"
+    finally:
+        udp.close_all([*sockets, *senders])
+
+
+def received(sock: socket.socket) -> list[Any]:
+    """Who sent what waits in a socket."""
+    senders = []
+    with suppress(BlockingIOError):
+        while True:
+            senders.append(sock.recvfrom(16)[1])
+    return senders
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_shared_port_is_in_use_for_the_next_group(workers: int) -> None:
+    """Joining it unnoticed would take away half of the other gateway's clients."""
+    sockets = udp.open_shared("127.0.0.1", 0, workers=2)
+    try:
+        with pytest.raises(HostError, match="Address already in use"):
+            udp.open_shared("127.0.0.1", sockets[0].getsockname()[1], workers=workers)
+    finally:
+        udp.close_all(sockets)
+
+
+def test_a_group_that_cannot_be_whole_is_closed() -> None:
+    """There is one descriptor left, and it is free again afterwards."""
+    with open("/dev/null", "rb") as next_free:
+        number = next_free.fileno()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, hard))
+    try:
+        for _ in range(2):
+            with pytest.raises(HostError, match="Too many open files"):
+                udp.open_shared("127.0.0.1", 0, workers=2)
+        udp.open_shared("127.0.0.1", 0, workers=1)[0].close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ STATUS: dict[str, Any] = {
     "counters": {"replayed": 3, "bad_tag": 0},
     "libsodium": {"version": "1.0.20"},
     "offloads": {"udp_segment": True, "udp_gro": False},
+    "workers": {"count": 1, "native": False, "each": []},
 }
 
 

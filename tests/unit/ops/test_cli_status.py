@@ -42,6 +42,7 @@ def test_for_a_person(jvpn: Jvpn, places: Path) -> None:
         "  uptime      2h 3m",
         "  libsodium   1.0.20",
         "  offloads    udp_segment",
+        "  workers     the event loop",
         "",
         "PEER    STATE     ENDPOINT        ALLOWED IPS                    HANDSHAKE  RECEIVED   SENT  SUITE",
         "phone   attached  192.0.2.7:4000  10.99.0.2/32, fd99::2/128 +1  1m 15s ago   1.5 MiB  999 B  aegis-128l",
@@ -58,6 +59,20 @@ def test_a_document_with_little_in_it() -> None:
         render({"role": "client", "interface": "vpn0"})
         == "client vpn0\n\nno peers; add one with `jvpn peer add NAME`"
     )
+
+
+def test_native_workers() -> None:
+    each = [
+        {"wakeups": 1200, "rx_datagrams": 70_000, "tx_datagrams": 31, "cpu_ns": 1_534_000_000},
+        {"wakeups": 0, "rx_datagrams": 0, "tx_datagrams": 0, "cpu_ns": 0},
+    ]
+    text = render({**STATUS, "workers": {"count": 2, "native": True, "each": each}})
+    assert "  workers     2 native\n" in text
+    assert [line for line in text.splitlines() if line.startswith(("WORKER", "     0", "     1"))] == [
+        "WORKER  WAKEUPS  DATAGRAMS IN  DATAGRAMS OUT    CPU",
+        "     0     1200         70000             31  1.53s",
+        "     1        0             0              0  0.00s",
+    ]
 
 
 def test_nobody_runs(jvpn: Jvpn) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.control.configfields import Endpoint
+from gateway.control.configmodel import Workers
 from gateway.ops import doctor
 from gateway.ops.doctor import Check
 from tests.unit.control.samples import GATEWAY
@@ -18,6 +19,7 @@ from tests.unit.ops.conftest import Jvpn
 
 NAMES = [
     "kernel",
+    "processors",
     "clock",
     "boottime",
     "libsodium",
@@ -74,6 +76,36 @@ def test_something_required_missing_is_exit_code_one(jvpn: Jvpn, places: Path) -
 )
 def test_kernels(release: str, status: str) -> None:
     assert doctor.check_kernel(release).status == status
+
+
+@pytest.mark.parametrize(
+    ("usable", "workers", "status", "text"),
+    [
+        (1, Workers(), "ok", "1 processor; the event loop is the one worker, workers.count may be 1"),
+        (2, Workers(), "ok", "2 processors; the event loop is the one worker, workers.count may be 2"),
+        (2, Workers(1, True), "ok", "2 processors, native workers: 1"),
+        (4, Workers(4, True), "ok", "4 processors, native workers: 4"),
+        (2, Workers(4, True), "warn", "2 processors, 4 workers"),
+    ],
+)
+def test_workers_and_processors(usable: int, workers: Workers, status: str, text: str) -> None:
+    found = doctor.check_processors(usable, workers)
+    assert (found.status, found.detail) == (status, text)
+    assert found.remedy.startswith("workers.count = 2: ") == (status == "warn")
+
+
+def test_the_workers_of_a_configuration_are_what_is_looked_at(jvpn: Jvpn, places: Path) -> None:
+    """No machine has more processors than its kernel was built for, but this test may run on 16 and more."""
+    path = places / "gw.toml"
+    usable = len(os.sched_getaffinity(0))
+    path.write_text(GATEWAY + 'interface = "jvdocnone"\nlisten = ["127.0.0.1:0"]\n[workers]\ncount = 16\n')
+    found = json.loads(jvpn("doctor", "-c", path, "--json").stdout)
+    (processors,) = [check for check in found["checks"] if check["name"] == "processors"]
+    assert (processors["status"], processors["detail"]) == (
+        ("ok", f"{usable} processors, native workers: 16")
+        if usable >= 16
+        else ("warn", f"{usable} processor{'s' if usable > 1 else ''}, 16 workers")
+    )
 
 
 def test_clocks() -> None:
