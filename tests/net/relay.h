@@ -18,7 +18,7 @@
 #include <sys/socket.h>
 
 #define RL_BURST    64    /* datagrams per system call */
-#define RL_FLOWS    256   /* client addresses remembered, as in a NAT's table */
+#define RL_FLOWS    256   /* client addresses remembered, as in a NAT's table: the longest unused gives way */
 #define RL_GRAVES   64    /* sockets of lost mappings that stay open, mute */
 #define RL_SOURCES  16    /* addresses to rebind to */
 #define RL_TAPE     256   /* recorded datagrams per direction */
@@ -89,7 +89,7 @@ struct rl_counters {
 struct rl_item {
     int64_t due_ns;
     uint64_t seq;
-    uint32_t slot, size;
+    uint32_t slot, size, tenant;
     uint16_t flow;
     bool thief;
 };
@@ -119,15 +119,20 @@ struct rl_dir {
     bool ge_bad_now;
 };
 
+/* `tenant` numbers the clients that a flow has had: what waits for an earlier one is lost with its mapping.
+ */
 struct rl_flow {
     union rl_addr client;
     int upstream, thief;
+    uint32_t tenant;
+    uint64_t used;
 };
 
 struct rl_relay {
     struct rl_dir dir[RL_WAYS];
     struct rl_flow flows[RL_FLOWS];
     uint32_t flow_count, flow_limit, last_flow;
+    uint64_t uses, forgotten; /* datagrams of all flows so far; clients that gave way to a new one */
     union rl_addr listen, upstream, sources[RL_SOURCES];
     uint32_t source_count, source_now;
     int epoll, listen_fd, thief_down, control_fd;

@@ -235,7 +235,9 @@ class Relay:
         return self.log_path
 
     def stats(self) -> dict[str, Any]:
-        """Counters: ``up`` and ``down`` (each with the fate of every datagram), ``flows``, ``rebinds``."""
+        """Counters: ``up`` and ``down`` (each with the fate of every datagram), ``flows``, ``rebinds``, and how many
+        clients were ``forgotten`` for a new one.
+        """
         return json.loads(self.command("stats"))  # type: ignore[no-any-return]
 
     def upstream_sources(self) -> list[tuple[str, int]]:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sockets and flows of the relay. A client address gets one upstream socket, connected to the gateway, as in
- * a NAT. The socket of a lost mapping stays open but mute: closing it would answer with ICMP, which a real
- * NAT does not. */
+ * a NAT; of a full table the client that was quiet for longest loses it. The socket of a lost mapping stays
+ * open but mute: closing it would answer with ICMP, which a real NAT does not. */
 #include "relay.h"
 
 #include <errno.h>
@@ -97,23 +97,46 @@ int rl_net_rebind(struct rl_relay *relay) {
     return 0;
 }
 
-/* Index of the client's flow, made when there is room; -1 otherwise. */
+/* The flow that has carried nothing for longest, in either direction. */
+static uint32_t rl_flow_oldest(const struct rl_relay *relay) {
+    uint32_t oldest = 0;
+    for (uint32_t i = 1; i < relay->flow_count; i++)
+        if (relay->flows[i].used < relay->flows[oldest].used)
+            oldest = i;
+    return oldest;
+}
+
+/* A flow for a new client, in the place of the oldest one when the table is full; -1 without a socket. */
+static int rl_flow_make(struct rl_relay *relay, const union rl_addr *client) {
+    bool full = relay->flow_count == relay->flow_limit;
+    uint32_t i = full ? rl_flow_oldest(relay) : relay->flow_count;
+    struct rl_flow old = relay->flows[i];
+    if (rl_flow_connect(relay, i))
+        return -1;
+    if (full) {
+        rl_bury(relay, old.upstream);
+        if (old.thief >= 0)
+            rl_bury(relay, old.thief);
+        relay->forgotten++;
+    }
+    relay->flow_count += !full;
+    relay->flows[i].client = *client;
+    relay->flows[i].thief = -1;
+    relay->flows[i].tenant++;
+    relay->flows[i].used = ++relay->uses;
+    return (int)i;
+}
+
+/* Index of the client's flow; -1 when none could be made. */
 static int rl_flow_of(struct rl_relay *relay, const union rl_addr *client) {
     if (relay->last_flow < relay->flow_count && rl_addr_equal(&relay->flows[relay->last_flow].client, client))
         return (int)relay->last_flow;
     uint32_t i = 0;
     while (i < relay->flow_count && !rl_addr_equal(&relay->flows[i].client, client))
         i++;
-    if (i == relay->flow_count) {
-        if (i >= relay->flow_limit)
-            return -1;
-        relay->flows[i] = (struct rl_flow){.client = *client, .upstream = -1, .thief = -1};
-        if (rl_flow_connect(relay, i))
-            return -1;
-        relay->flow_count++;
-    }
-    relay->last_flow = i;
-    return (int)i;
+    int found = i < relay->flow_count ? (int)i : rl_flow_make(relay, client);
+    relay->last_flow = found < 0 ? relay->last_flow : (uint32_t)found;
+    return found;
 }
 
 static int rl_thief_up(struct rl_relay *relay, uint32_t flow) {
@@ -138,8 +161,9 @@ int rl_net_attack(struct rl_relay *relay, enum rl_way way) {
     return relay->thief_down < 0 ? -1 : rl_watch(relay, relay->thief_down, RL_THIEF_DOWN, 0);
 }
 
-static void rl_enqueue(struct rl_dir *dir, uint32_t flow, const uint8_t *data, uint32_t size, int64_t due_ns,
-                       int32_t corrupt_bit, bool thief) {
+static void rl_enqueue(struct rl_relay *relay, enum rl_way way, uint32_t flow, const uint8_t *data,
+                       uint32_t size, int64_t due_ns, int32_t corrupt_bit, bool thief) {
+    struct rl_dir *dir = &relay->dir[way];
     uint32_t slot;
     uint8_t *room = rl_queue_slot(&dir->queue, &slot);
     if (!room) {
@@ -149,8 +173,12 @@ static void rl_enqueue(struct rl_dir *dir, uint32_t flow, const uint8_t *data, u
     memcpy(room, data, size);
     if (corrupt_bit >= 0)
         room[corrupt_bit / 8] ^= (uint8_t)(1 << corrupt_bit % 8);
-    struct rl_item item = {
-        .due_ns = due_ns, .slot = slot, .size = size, .flow = (uint16_t)flow, .thief = thief};
+    struct rl_item item = {.due_ns = due_ns,
+                           .slot = slot,
+                           .size = size,
+                           .tenant = relay->flows[flow].tenant,
+                           .flow = (uint16_t)flow,
+                           .thief = thief};
     rl_queue_push(&dir->queue, item);
 }
 
@@ -186,12 +214,13 @@ static bool rl_attack(struct rl_relay *relay, enum rl_way way, uint32_t flow, co
     if (attack->left > 0)
         attack->left--;
     dir->counters.copied++;
-    rl_enqueue(dir, flow, data, size, now_ns + attack->delay_ns, -1, true);
+    rl_enqueue(relay, way, flow, data, size, now_ns + attack->delay_ns, -1, true);
     return attack->only;
 }
 
-static void rl_admit(struct rl_dir *dir, uint32_t flow, const uint8_t *data, uint32_t size,
-                     const struct rl_verdict *verdict, int64_t now_ns) {
+static void rl_admit(struct rl_relay *relay, enum rl_way way, uint32_t flow, const uint8_t *data,
+                     uint32_t size, const struct rl_verdict *verdict, int64_t now_ns) {
+    struct rl_dir *dir = &relay->dir[way];
     int64_t start_ns;
     if (!rl_rate_admit(dir, size, now_ns, &start_ns)) {
         dir->counters.fate[RL_RATE]++;
@@ -206,7 +235,7 @@ static void rl_admit(struct rl_dir *dir, uint32_t flow, const uint8_t *data, uin
     dir->counters.reordered += verdict->reordered;
     dir->counters.duplicated += verdict->duplicate;
     for (int copy = 0; copy <= verdict->duplicate; copy++)
-        rl_enqueue(dir, flow, data, size, due_ns, verdict->corrupt_bit, false);
+        rl_enqueue(relay, way, flow, data, size, due_ns, verdict->corrupt_bit, false);
 }
 
 /* One datagram on its way through the relay. */
@@ -215,6 +244,7 @@ static void rl_pass(struct rl_relay *relay, enum rl_way way, uint32_t flow, cons
     struct rl_dir *dir = &relay->dir[way];
     dir->counters.packets++;
     dir->counters.bytes += size;
+    relay->flows[flow].used = ++relay->uses;
     rl_record(&dir->tape, relay->slot_bytes, data, size);
     bool taken = rl_attack(relay, way, flow, data, size, now_ns);
     uint32_t header = (relay->listen.sa.sa_family == AF_INET6 ? 40 : 20) + 8;
@@ -224,7 +254,7 @@ static void rl_pass(struct rl_relay *relay, enum rl_way way, uint32_t flow, cons
         verdict.fate = RL_STOLEN;
     dir->counters.fate[verdict.fate]++;
     if (verdict.fate == RL_PASS)
-        rl_admit(dir, flow, data, size, &verdict, now_ns);
+        rl_admit(relay, way, flow, data, size, &verdict, now_ns);
 }
 
 static int rl_receive(int fd) {
@@ -312,10 +342,26 @@ static void rl_send(struct rl_dir *dir, int fd, struct mmsghdr *msgs, uint32_t c
     }
 }
 
+/* Keeps what still has its mapping, in order, and counts and frees the rest. Returns how many stay. */
+static uint32_t rl_keep_mapped(struct rl_relay *relay, struct rl_dir *dir, struct rl_item *items,
+                               uint32_t count) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (items[i].tenant == relay->flows[items[i].flow].tenant) {
+            items[kept++] = items[i];
+            continue;
+        }
+        dir->counters.fate[RL_NO_FLOW]++;
+        rl_queue_release(&dir->queue, &items[i], 1);
+    }
+    return kept;
+}
+
 static void rl_flush(struct rl_relay *relay, enum rl_way way, int64_t now_ns) {
     struct rl_dir *dir = &relay->dir[way];
     struct rl_item items[RL_BURST];
-    uint32_t count = rl_queue_due(&dir->queue, now_ns, items, RL_BURST);
+    uint32_t taken = rl_queue_due(&dir->queue, now_ns, items, RL_BURST);
+    uint32_t count = rl_keep_mapped(relay, dir, items, taken);
     for (uint32_t i = 0; i < count; i++) {
         union rl_addr *to = &relay->flows[items[i].flow].client;
         burst_iov[i] =

@@ -218,7 +218,8 @@ void rl_stats(const struct rl_relay *relay, char *reply, size_t size) {
     reply[at++] = '{';
     at += (size_t)rl_stats_way(&relay->dir[RL_UP], "up", reply + at, size - at);
     at += (size_t)rl_stats_way(&relay->dir[RL_DOWN], "down", reply + at, size - at);
-    snprintf(reply + at, size - at, "\"flows\": %u, \"rebinds\": %llu, \"source\": %u, \"seed\": %llu}",
-             relay->flow_count, (unsigned long long)relay->rebinds, relay->source_now,
-             (unsigned long long)relay->seed);
+    snprintf(reply + at, size - at,
+             "\"flows\": %u, \"forgotten\": %llu, \"rebinds\": %llu, \"source\": %u, \"seed\": %llu}",
+             relay->flow_count, (unsigned long long)relay->forgotten, (unsigned long long)relay->rebinds,
+             relay->source_now, (unsigned long long)relay->seed);
 }

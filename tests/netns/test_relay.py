@@ -16,7 +16,7 @@ import statistics
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Final
 
 import pytest
@@ -91,6 +91,13 @@ class Wire:
     def numbers(self, quiet_s: float = QUIET_S) -> list[int]:
         """The numbers of what arrives, in order."""
         return [NUMBER.unpack_from(payload)[0] for _, payload, _ in self.received(quiet_s)]
+
+    def wait_packets(self, up: int, down: int) -> None:
+        """Until the relay has taken that many."""
+        deadline_s = time.monotonic() + 5.0
+        while [self.relay.stats()[way]["packets"] for way in ("up", "down")] != [up, down]:
+            assert time.monotonic() < deadline_s, self.relay.stats()
+            time.sleep(0.001)
 
     def close(self) -> None:
         """Close both sockets."""
@@ -364,15 +371,54 @@ def test_one_impairment_does_not_move_the_decisions_of_another(lab: Lab, namespa
     assert lost[0] == lost[1] != set()
 
 
-def test_clients_have_their_own_mappings_and_the_table_is_bounded(wire: Wire) -> None:
-    others = [wire.udp("127.0.0.1", 0) for _ in range(5)]
-    for other in others:
-        other.sendto(b"x", ("127.0.0.1", 4000))
-    assert len({source for _, _, source in wire.received()}) == 4
+@pytest.fixture
+def others(wire: Wire) -> Iterator[list[socket.socket]]:
+    """Five further clients of a relay that remembers four."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(closing(wire.udp("127.0.0.1", 0))) for _ in range(5)]
+
+
+def mapping(wire: Wire, client: socket.socket) -> tuple[str, int]:
+    """The address that the gateway sees of this client, which says something for it."""
+    client.sendto(b"x", ("127.0.0.1", 4000))
+    seen: tuple[str, int] = wire.gateway.recvfrom(100)[1]
+    return seen
+
+
+def test_a_full_table_forgets_the_client_that_was_quiet_for_longest(
+    wire: Wire, others: list[socket.socket]
+) -> None:
+    """What either end says counts: the first client has spoken last, the second one was spoken to."""
+    before = [mapping(wire, other) for other in others[:4]]
+    assert len(set(before)) == 4
+    assert mapping(wire, others[0]) == before[0]
+    wire.gateway.sendto(b"to the second", before[1])
+    assert others[1].recv(100) == b"to the second"
+    fifth = mapping(wire, others[4])
     stats = wire.relay.stats()
-    assert (stats["flows"], stats["up"]["no_flow"]) == (4, 1)
-    for other in others:
-        other.close()
+    assert (stats["flows"], stats["forgotten"], stats["up"]["no_flow"]) == (4, 1, 0)
+    assert [mapping(wire, others[i]) for i in (0, 1, 3)] == [before[i] for i in (0, 1, 3)]
+    assert mapping(wire, others[4]) == fifth
+    assert mapping(wire, others[2]) not in {*before, fifth}
+    assert wire.relay.stats()["forgotten"] == 2
+
+
+def test_what_waits_for_a_forgotten_client_goes_to_nobody_else(
+    wire: Wire, others: list[socket.socket]
+) -> None:
+    before = [mapping(wire, other) for other in others[:4]]
+    for other in others[1:4]:
+        mapping(wire, other)
+    wire.relay.set("both", delay_ms=500)
+    wire.gateway.sendto(b"for the first", before[0])
+    others[0].sendto(b"from the first", ("127.0.0.1", 4000))
+    wire.wait_packets(up=8, down=1)
+    for other in others[1:]:
+        other.sendto(b"new", ("127.0.0.1", 4000))
+    assert [payload for _, payload, _ in wire.received(quiet_s=1.0)] == [b"new"] * 4
+    assert not select.select(others, [], [], 0.0)[0]
+    stats = wire.relay.stats()
+    assert (stats["forgotten"], stats["up"]["no_flow"], stats["down"]["no_flow"]) == (1, 1, 1)
 
 
 def test_oversized_datagrams_are_counted_not_cut(wire: Wire) -> None:
