@@ -118,16 +118,19 @@ class ClientKeeper(SessionKeeper):
 
     def confirmed(self, now_ns: int, peer: Peer, index: int, source: dp.Endpoint) -> None:
         """A handshake of the gateway: a rekey like any other, greeted like any other."""
-        live = self.sessions.of(peer.slot)
-        if live is not None:
+        live, path = self.sessions.of(peer.slot), self._path_of(peer, source)
+        if live is not None and path is None:  # its socket has gone meanwhile
             self.sessions.feed(now_ns, live, inp.KeyInstalled())
+        elif live is not None and path is not None:
+            self.greeting.renewed(now_ns, live, path.path_id, path.candidate.key, endpoint_of(path))
             self._hello(now_ns, peer, index, source)
 
     def _hello(self, now_ns: int, peer: Peer, index: int, source: dp.Endpoint) -> None:
         live, path = self.sessions.of(peer.slot), self._path_of(peer, source)
         if live is not None and path is not None:
             live.addresses[path.candidate.key] = endpoint_of(path)
-            self.greeting.say_hello(now_ns, live, index, path.path_id, endpoint_of(path))
+            key, to = path.candidate.key, endpoint_of(path)
+            self.greeting.say_hello(now_ns, live, index, path.path_id, key, to)
 
     def noticed(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
         """The gateway's address is ours to know: nothing moves."""

@@ -46,6 +46,7 @@ class Asking:
     started_ns: int
     to: Endpoint  # the handshake confirmed that we are heard there
     path_id: int
+    address: str  # what the core calls it
     zero: bool  # asks for a new session
     offers: tuple[suites.Suite, ...]
     sent: int = 0
@@ -80,7 +81,7 @@ class Greeting:
         """Our handshake was answered: T0 and T1 in one step for a new session, else a rekey of the living one."""
         live = self._sessions.of(peer.slot)
         if live is not None:
-            self._sessions.feed(now_ns, live, inp.KeyInstalled())
+            self.renewed(now_ns, live, path_id, address, at)
             return
         live = self._sessions.create(
             now_ns,
@@ -95,18 +96,27 @@ class Greeting:
         live.born_index = keys.local_index
         self._sessions.feed(now_ns, live, inp.Confirmed(address))
 
+    def renewed(self, now_ns: int, live: Live, path_id: int, address: str, at: Endpoint) -> None:
+        """A further handshake of a living session: new keys, and at a stock gateway its reattachment."""
+        self._sessions.feed(now_ns, live, inp.KeyInstalled())
+        if live.core.stock:
+            live.addresses[address] = at
+            self._sessions.feed(now_ns, live, inp.StockHandshake(address, path_id))
+
     @staticmethod
     def greets(live: Live) -> bool:
         """Whether its next keypair begins with a HELLO. What has spoken jump frames before is always asked."""
         return live.peer.config.protocol != "wireguard" and (not live.core.stock or live.peer.spoken)
 
-    def say_hello(self, now_ns: int, live: Live, index: int, path_id: int, to: Endpoint) -> None:
+    def say_hello(
+        self, now_ns: int, live: Live, index: int, path_id: int, address: str, to: Endpoint
+    ) -> None:
         """HELLO is the first message under every new keypair (local index); data may follow it at once."""
         if not self.greets(live):
             return
         # Under a later handshake "a new session" would be another one than ours.
         zero = index == live.born_index and live.slot not in self._welcomed
-        self._asking[live.slot] = Asking(index, now_ns, to, path_id, zero, live.peer.offers)
+        self._asking[live.slot] = Asking(index, now_ns, to, path_id, address, zero, live.peer.offers)
         self.timer_due(now_ns)
 
     @property
@@ -146,19 +156,25 @@ class Greeting:
             self._asking[slot] = replace(asking, started_ns=now_ns + ASK_AGAIN_NS, sent=0)
         elif not required and not live.peer.spoken:
             del self._asking[slot]
-            self._sessions.feed(now_ns, live, inp.PlainWireguard(spoken=False))
+            self._serve_plain(now_ns, asking, live, inp.PlainWireguard(spoken=False))
             self.on_verdict(now_ns, live, False)
         else:
             asking.every_ns = ASK_REQUIRED_NS if required else ASK_AGAIN_NS
             asking.started_ns = now_ns + asking.every_ns
-            self._say_downgrade(now_ns, live, required)
+            self._say_downgrade(now_ns, asking, live, required)
 
-    def _say_downgrade(self, now_ns: int, live: Live, required: bool) -> None:
+    def _say_downgrade(self, now_ns: int, asking: Asking, live: Live, required: bool) -> None:
         """Once per session, however often its keys are renewed meanwhile."""
         if not live.downgraded:
             live.downgraded = True
-            self._sessions.feed(now_ns, live, inp.PlainWireguard(live.peer.spoken, required))
+            self._serve_plain(now_ns, asking, live, inp.PlainWireguard(live.peer.spoken, required))
             self.on_downgrade(live)
+
+    def _serve_plain(self, now_ns: int, asking: Asking, live: Live, verdict: inp.PlainWireguard) -> None:
+        """The verdict; a session of an earlier run waited for a WELCOME to bind it, and is bound by its handshake."""
+        self._sessions.feed(now_ns, live, verdict)
+        if live.core.stock and not live.core.bound_id:
+            self._sessions.feed(now_ns, live, inp.StockHandshake(asking.address, asking.path_id))
 
     def _send_hello(self, now_ns: int, asking: Asking, live: Live) -> None:
         profile = live.core.policy.profile

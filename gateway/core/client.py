@@ -255,10 +255,15 @@ def watch_better(s: Session, now_ns: int) -> None:
 
 
 def pursue(s: Session, turn: Turn) -> None:
-    """Start what is wanted and may start now; audit what is wanted and may not."""
+    """Start what is wanted and may start now; audit what is wanted and may not.
+
+    A stock gateway answers no request: a lost session waits for its next handshake, which is WireGuard's to begin.
+    """
     s.wake_ns = 0
     if s.state is State.RECOVERING and s.episode is None:
         _reopen(s, turn)
+    if s.stock and not s.bound_id:
+        return
     if s.state not in (State.ATTACHED, State.VOLATILE, State.DEGRADED) or s.episode is not None:
         return
     watch_better(s, turn.now_ns)
@@ -423,6 +428,8 @@ def _work_rebind(s: Session, turn: Turn, running: RebindTry) -> None:
 
 def deaf_due_ns(s: Session) -> int:
     """When the next initiation is due: after 1 s without an authenticated word, while not safely bound."""
+    if s.stock:
+        return 0
     if s.episode is not None and s.bound_id:
         since = s.episode.start_ns
     elif not s.bound_id and s.window_end_ns:

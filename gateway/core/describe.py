@@ -74,9 +74,12 @@ Where the specification leaves a choice, this is what the core does, and why.
 15. **Live policy change:** an open window, a running episode and a birth timer keep the end they began with; all else
     is judged by the new policy. The lifetime counts from birth under the new value.
 16. **Stock sessions** reattach by handshake, which is never rate-limited by the switch budget: the handshake's own
-    limits bound it. Under `roaming = "wireguard"` a move away from home spends two tokens.
+    limits bound it. Under `roaming = "wireguard"` a move away from home spends two tokens. So does a client at a stock
+    gateway after a restart: it resumes its session, makes no attempt that nobody would answer, leaves handshakes to
+    WireGuard's timers, and is ATTACHED with the first that completes, on whichever transport it did. If the HELLO was
+    never answered before the restart, it is the stock verdict that says so, 3.75 s after the handshake.
 17. **BIRTH is live** for T17 to T21; a newer initiation of the same peer ends it by T2.
-18. **After a restart** (T22) a session has no proven paths: the client's HELLO brings the first one, its
+18. **After a restart** (T22) a jump session has no proven paths: the client's HELLO brings the first one, its
     REATTACH_REQUEST the binding.
 """
 

@@ -142,6 +142,7 @@ _BOTH: Final[Mapping[type[inp.Input], Handler]] = {
     inp.Superseded: _end(Trigger.TERMINATE, Reason.SUPERSEDED),
     inp.SecurityViolation: _on_violation,
     inp.PlainWireguard: stock.on_plain,
+    inp.StockHandshake: stock.on_handshake,
     inp.PolicyChanged: _on_policy,
     inp.Restarted: _on_restarted,
 }
@@ -169,7 +170,6 @@ HANDLERS: Final[Mapping[Role, Mapping[type[inp.Input], Handler]]] = {
         inp.OwnershipLost: _on_ownership,
         inp.Evicted: _on_evicted,
         inp.StockSilent: stock.on_silent,
-        inp.StockHandshake: stock.on_handshake,
         inp.StockAddressSeen: stock.on_address_seen,
     },
 }
@@ -370,7 +370,8 @@ def restore(
     if not record.bound_id and record.window_left_ns:
         s.window_end_ns = max(1, now_ns + record.window_left_ns - down_ns)
     if s.stock:
-        s.paths = (Path(stock.IMPLICIT_PATH_ID, record.home, "udp", Tier.PRIMARY, 0, now_ns),)
+        only_id = record.bound_id or stock.IMPLICIT_PATH_ID
+        s.paths = (Path(only_id, record.home, "udp", Tier.PRIMARY, 0, now_ns),)
     if s.ended:
         return s, Turn(now_ns)
     return s, receive(s, inp.Restarted(), now_ns)

@@ -339,9 +339,13 @@ class StockSilent(Input):
 
 @dataclass(frozen=True, slots=True)
 class StockHandshake(Input):
-    """A handshake completed with the peer, confirmed from ``address``: a stock session's reattachment."""
+    """A handshake completed with the peer, confirmed from ``address``: a stock session's reattachment.
+
+    ``path_id``: the client's number for the transport it went by; a gateway knows one path of a stock peer.
+    """
 
     address: str
+    path_id: int = 1
 
 
 @dataclass(frozen=True, slots=True)

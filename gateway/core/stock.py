@@ -18,7 +18,7 @@ from gateway.core.path import DEAD, VALIDATED, Path
 from gateway.core.policy import Policy, Roaming
 from gateway.core.reasons import Reason
 from gateway.core.session import Session, Turn
-from gateway.core.states import Evidence, Role, State, SwitchClass
+from gateway.core.states import Evidence, Role, State, SwitchClass, Tier
 from gateway.core.switching import Commit, commit, path_died
 from gateway.core.transitions import Trigger
 
@@ -54,14 +54,17 @@ def on_silent(s: Session, turn: Turn, _: inp.StockSilent) -> None:
 
 
 def on_handshake(s: Session, turn: Turn, seen: inp.StockHandshake) -> None:
-    """The reattachment of a lost stock session, or the only thing that moves a "handshake" peer's address."""
+    """The reattachment of a lost stock session, or the only thing that moves a "handshake" peer's address.
+
+    A client's handshakes go where its own transports lead, so ``roaming`` is a gateway's question.
+    """
     s.heard_ns = turn.now_ns
     s.keys.installed(turn.now_ns)
-    path = s.path(IMPLICIT_PATH_ID)
+    path = _handshake_path(s, turn, seen)
     if not s.stock or path is None or s.state is State.BIRTH:
         return
     home = seen.address == path.address
-    if s.policy.roaming is Roaming.NEVER and not home:
+    if s.role is Role.GATEWAY and s.policy.roaming is Roaming.NEVER and not home:
         s.alarm(turn, Reason.POLICY_DENIED, f"roaming is off; refused {seen.address}")
         return
     path.set(VALIDATED)
@@ -72,8 +75,20 @@ def on_handshake(s: Session, turn: Turn, seen: inp.StockHandshake) -> None:
     s.home = seen.address
     if not s.bound_id:
         _move(s, turn, path, seen.address, Reason.PEER_REPORTED_INSTABILITY)
-    elif not home:
+    elif path is not s.active or not home:
         _move(s, turn, path, seen.address, Reason.STOCK_ROAMING)
+
+
+def _handshake_path(s: Session, turn: Turn, seen: inp.StockHandshake) -> Path | None:
+    """The path a handshake went by. A client's has the transport's number, so that a late WELCOME finds it right."""
+    path = s.path(seen.path_id)
+    if path is not None or s.role is Role.GATEWAY or not s.stock:
+        return path
+    if s.paths:
+        s.rename(s.paths[0], seen.path_id)
+    else:
+        s.paths = (Path(seen.path_id, seen.address, "udp", Tier.PRIMARY, 0, turn.now_ns),)
+    return s.paths[0]
 
 
 def next_begins_ns(s: Session) -> int:

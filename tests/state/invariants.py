@@ -317,11 +317,11 @@ def verify(records: Iterable[Body]) -> list[str]:
 
 
 def _commits(records: Iterable[Body]) -> dict[int, tuple[int, int]]:
-    """attempt_id → (epoch, path) of every accepted attempt."""
+    """attempt_id → (epoch, path) of every accepted attempt; 0 is a stock session's handshake, no agreement of two."""
     return {
         body["attempt_id"]: (body["binding_epoch"], body["path_id"])
         for body in records
-        if body["event"] == "REATTACH_RESULT" and body["accepted"]
+        if body["event"] == "REATTACH_RESULT" and body["accepted"] and body["attempt_id"]
     }
 
 

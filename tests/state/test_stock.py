@@ -179,6 +179,89 @@ def test_an_operator_cannot_switch_a_stock_session() -> None:
     assert named(turn, "TRANSPORT_SWITCH_DENIED")[0].rule is Reason.POLICY_DENIED
 
 
+# --- a client at a stock gateway ---------------------------------------------------------------------------------
+
+
+def restarted(s: Session, down_ns: int = 2 * S) -> Session:
+    """What the next run of its process makes of it, two seconds later."""
+    fresh, turn = driver.restore(driver.snapshot(s, T0 + S), s.policy, down_ns, 0, T0 + S + down_ns)
+    assert rows(turn) == ["T22"]
+    return fresh
+
+
+def test_a_restarted_client_is_attached_by_its_first_handshake() -> None:
+    old = attached(Role.CLIENT, paths=1, stock=True)
+    s = restarted(old)
+    assert (s.state, s.bound_id, s.window_end_ns) == (State.DEGRADED, 0, T0 + 183 * S)
+    turn = driver.receive(s, inp.StockHandshake("a1", 1), T0 + 4 * S)
+    assert rows(turn) == ["T11", "T13"]
+    assert effects(turn, fx.SwitchBinding) == [fx.SwitchBinding(1, "a1", 2)]
+    assert (s.state, s.session_id, s.epoch, s.window_end_ns) == (State.ATTACHED, old.session_id, 2, 0)
+    assert rows(driver.timer_due(s, T0 + 200 * S)) == []
+
+
+def test_it_comes_back_on_whichever_transport_the_handshake_went() -> None:
+    """Under that transport's own number, so that a gateway that wakes up later finds it under the same."""
+    s = restarted(attached(Role.CLIENT, paths=1, stock=True))
+    turn = driver.receive(s, inp.StockHandshake("a2", 2), T0 + 4 * S)
+    assert rows(turn) == ["T11", "T13"]
+    assert (s.bound_id, address(s), [p.path_id for p in s.paths]) == (2, "a2", [2])
+    assert rows(driver.receive(s, inp.StockHandshake("a2", 2), T0 + 124 * S)) == []
+    turn = driver.receive(s, inp.StockHandshake("a3", 3), T0 + 244 * S)
+    assert rows(turn) == ["T7", "T10", "T13"]
+    assert named(turn, "STATE_CHANGE")[0].reason is Reason.STOCK_ROAMING
+    assert (s.bound_id, address(s)) == (3, "a3")
+
+
+def test_a_lost_stock_session_of_a_client_asks_nothing() -> None:
+    """No request that a stock gateway cannot answer, and the handshake's own timers call it."""
+    s = restarted(attached(Role.CLIENT, paths=1, stock=True))
+    seen = [driver.receive(s, inp.OperatorSwitch(0), T0 + 3 * S)]
+    while (due := driver.next_deadline(s)) is not None and not s.ended:
+        seen.append(driver.timer_due(s, due))
+    for kind in (fx.SendReattachRequest, fx.StartHandshake):
+        assert [one for turn in seen for one in effects(turn, kind)] == []
+    assert [row for turn in seen for row in rows(turn)] == ["T16"]
+
+
+def test_a_resumed_session_waits_for_the_verdict_when_nobody_had_answered_its_hello() -> None:
+    """Restarted before the first verdict: not known as a stock session, and without any path until then."""
+    s = restarted(attached(Role.CLIENT, paths=1))
+    assert (s.stock, s.paths) == (False, ())
+    driver.receive(s, inp.KeyInstalled(), T0 + 4 * S)
+    driver.receive(s, inp.PlainWireguard(spoken=False), T0 + 8 * S)
+    turn = driver.receive(s, inp.StockHandshake("a2", 2), T0 + 8 * S)
+    assert rows(turn) == ["T11", "T13"]
+    assert (s.stock, s.state, s.bound_id, address(s)) == (True, State.ATTACHED, 2, "a2")
+
+
+def test_a_jump_session_is_not_attached_by_a_handshake() -> None:
+    """That takes a REATTACH (protocol.md §2)."""
+    s = restarted(attached(Role.CLIENT, paths=1))
+    assert rows(driver.receive(s, inp.StockHandshake("a1", 1), T0 + 4 * S)) == []
+    assert (s.state, s.bound_id) == (State.DEGRADED, 0)
+
+
+def test_a_restarted_clients_life_verifies_and_replays() -> None:
+    policy, first = Policy(), driver.First(1, "a1")
+    s, turn = driver.create(Role.CLIENT, bytes(16), "gateway", policy, first, T0, stock=True)
+    lines = [audit.policy_body(policy, T0), audit.create_body(s, first, T0), *audit.turn_bodies(s, turn)]
+    acts = [inp.Confirmed("a1"), None, inp.KeyInstalled(), inp.StockHandshake("a1", 1),
+            inp.StockHandshake("a2", 2), inp.OperatorTerminate()]  # fmt: skip
+    for n, one in enumerate(acts):
+        now = T0 + n * S
+        if one is None:
+            record = driver.snapshot(s, now)
+            s, turn = driver.restore(record, policy, S, 0, now)
+            lines.append(audit.restore_body(s, record, S, 0, now))
+        else:
+            lines.append(audit.input_body(s, one, now))
+            turn = driver.receive(s, one, now)
+        lines += audit.turn_bodies(s, turn)
+    assert audit.replay(lines) is None
+    assert verify(lines) == []
+
+
 def test_a_stock_life_verifies_and_replays() -> None:
     policy = Policy(roaming=Roaming.WIREGUARD)
     first = driver.First(1, "a1")

@@ -89,7 +89,7 @@ def welcome_with(bench: Bench, suite: int) -> bool:
 
 def test_a_client_refuses_what_it_did_not_offer(bench: Bench) -> None:
     bench.peer.offers = (Suite.AES_256_GCM, Suite.CHACHA20_POLY1305)
-    bench.keeper.greeting.say_hello(T0, bench.live, 7, 1, bench.at(1))
+    bench.keeper.greeting.say_hello(T0, bench.live, 7, 1, "a1", bench.at(1))
     for suite in (Suite.AEGIS_128L, 77):
         assert not welcome_with(bench, suite)
         assert bench.live.suite is Suite.CHACHA20_POLY1305
