@@ -67,6 +67,7 @@ class Track:
     policy: Policy = field(default_factory=Policy)
     windows: list[int] = field(default_factory=list)
     stock: bool = False
+    last_input: str = ""
     version_known: bool = True
 
 
@@ -96,7 +97,8 @@ class Verifier:
             self._restored(track, body)
         if name in ("CREATE", "RESTORE", "INPUT", "TIMER"):
             self._bounds(track, body)
-            if body.get("input") == "PlainWireguard":
+            track.last_input = body.get("input", "")
+            if track.last_input == "PlainWireguard":
                 track.windows.append(track.policy.window_ns(stock=True))
             return
         self._ordered(track, body)
@@ -298,7 +300,8 @@ class Verifier:
         track.rebinds.append(now)
 
     def _reattach_result(self, track: Track, body: Body) -> None:
-        if not body["accepted"] or track.stock:
+        handshake = body["attempt_id"] == 0 and track.last_input == "StockHandshake"
+        if not body["accepted"] or track.stock or handshake:
             return
         if body["attempt_id"] in track.accepted:
             self._bad(body, "I20 an attempt was accepted twice")

@@ -6,6 +6,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import pytest
+
 from gateway.core import Policy, Reason, Role, Session, State, audit, driver
 from gateway.core import effects as fx
 from gateway.core import inputs as inp
@@ -242,11 +244,13 @@ def test_a_jump_session_is_not_attached_by_a_handshake() -> None:
     assert (s.state, s.bound_id) == (State.DEGRADED, 0)
 
 
-def test_a_restarted_clients_life_verifies_and_replays() -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["configured", "found-out"])
+def test_a_restarted_clients_life_verifies_and_replays(known: bool) -> None:
     policy, first = Policy(), driver.First(1, "a1")
-    s, turn = driver.create(Role.CLIENT, bytes(16), "gateway", policy, first, T0, stock=True)
+    s, turn = driver.create(Role.CLIENT, bytes(16), "gateway", policy, first, T0, stock=known)
     lines = [audit.policy_body(policy, T0), audit.create_body(s, first, T0), *audit.turn_bodies(s, turn)]
-    acts = [inp.Confirmed("a1"), None, inp.KeyInstalled(), inp.StockHandshake("a1", 1),
+    verdict = [] if known else [inp.PlainWireguard(spoken=False)]
+    acts = [inp.Confirmed("a1"), *verdict, None, inp.KeyInstalled(), inp.StockHandshake("a1", 1),
             inp.StockHandshake("a2", 2), inp.OperatorTerminate()]  # fmt: skip
     for n, one in enumerate(acts):
         now = T0 + n * S

@@ -25,7 +25,7 @@ from tests.net import journal
 from tests.net.jvpn import Daemon
 from tests.net.lab import Lab
 from tests.net.topology import BACKEND, SIDES, boot_ns
-from tests.net.traffic import wait_reachable
+from tests.net.traffic import ping, wait_reachable
 
 TINY_KB: Final = 4096
 
@@ -247,6 +247,31 @@ def test_b31_a_restarted_client_resumes_its_session(make_bed: MakeBed, how: str)
         time.sleep(1.0)
         log = stream.stop()
     assert log.up.arrived_after(0) > 500
+
+
+@pytest.mark.parametrize("judged", [True, False], ids=["known-as-stock", "before-the-verdict"])
+@pytest.mark.parametrize("protocol", ["wireguard", "auto"])
+def test_b31_a_client_restarted_on_a_stock_gateway_is_attached_by_its_handshake(
+    make_bed: MakeBed, protocol: str, judged: bool
+) -> None:
+    """No WELCOME will ever bind it. Its first uplink is gone meanwhile: the handshake by the other one counts."""
+    bed = make_bed(policy=LONG_WINDOW, peer_options={"protocol": "wireguard"}, client_protocol=protocol)
+    bed.start(settled=False)
+    if judged:
+        bed.client.wait_view(lambda seen: seen.stock, "the verdict")
+    left = bed.client.active().side
+    bed.client.daemon.kill()
+    bed.topology.set_link(left, False)
+    since_ns = boot_ns()
+    bed.client.daemon.start()
+    wait_reachable(bed.topology.client, BACKEND)
+    seen = bed.client.wait_view(lambda seen: seen.state == "ATTACHED", "ATTACHED", 10.0)
+    assert (seen.session_id, seen.stock) == (bed.ident, True)
+    assert bed.client.active().side == bed.topology.other(left).side
+    changes = bed.client.journal.of("STATE_CHANGE", since_ns=since_ns)
+    assert [body["row"] for body in changes] == ["T22", "T11", "T13"]
+    assert bed.client.journal.of("REATTACH_ATTEMPT", since_ns=since_ns) == []
+    assert ping(bed.topology.client, BACKEND, count=5).received == 5
 
 
 def test_b31_outside_the_window_it_is_an_explicit_end(make_bed: MakeBed) -> None:
