@@ -26,6 +26,12 @@ _ELSEWHERE: Final = {
     "keys.rekey_after_time": "keys",
     "keys.reject_after_time": "keys",
 }
+# What the data plane keeps to, whatever stands here.
+_FIXED: Final = {
+    "security.bytes_factor": "has no effect yet: the data plane keeps to 3",
+    "security.control_rate": "only bounds `jvpn ping` yet: the data plane takes 100 frames a second",
+    "security.control_burst": "only bounds `jvpn ping` yet: the data plane takes 100 frames at once",
+}
 _DEFAULT: Final = Policy()
 _PPM: Final = 1_000_000
 _MILLI: Final = 1000
@@ -62,6 +68,9 @@ def _read(key: str, value: Any, changes: dict[str, Any], report: Problems) -> No
             changes[_FIELDS[key]] = _value(_FIELDS[key], value)
         except (ValueError, TypeError) as error:
             report.add(where, str(error))
+            return
+        if key in _FIXED and changes[_FIELDS[key]] != getattr(_DEFAULT, _FIELDS[key]):
+            report.warn(where, _FIXED[key])
 
 
 def _value(name: str, value: Any) -> Any:

@@ -69,6 +69,17 @@ def test_mistakes_name_their_key_and_line(text: str, key: str, line: int) -> Non
     assert [(error.key, error.line) for error in caught.value.errors] == [(key, line)]
 
 
+def test_what_has_no_effect_says_so_with_its_line() -> None:
+    """Parameters that the data plane does not read yet; at their defaults nothing is missing."""
+    text = HEAD + "[policy.security]\ncontrol_rate = 50\nbytes_factor = 2\ncontrol_burst = 100\n"
+    warnings = parse_gateway(text, "gateway.toml").warnings
+    assert [warning.split(":")[1:3] for warning in warnings] == [
+        ["4", " policy.security.control_rate"],
+        ["5", " policy.security.bytes_factor"],
+    ]
+    assert "100 frames a second" in warnings[0]
+
+
 def test_contradicting_bounds_are_refused() -> None:
     with pytest.raises(ConfigErrors, match="could outlast the recovery window"):
         policy_of("[policy.session]\ntransport_lost_ttl = '16s'\n")
