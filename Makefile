@@ -44,7 +44,7 @@ bench: dev ## burst benchmarks, into bench/out/micro.json
 bench-failover: dev ## failover figures beside wireguard-go, into bench/out/failover.json (RUNS=3 for a quick look)
 	@$(PY) -m bench.failover
 
-bench-tunnel: dev ## throughput, CPU and latency beside wireguard-go, into bench/out/tunnel.json (RUNS= PEERS= ONLY=)
+bench-tunnel: dev ## throughput, CPU and latency beside four other tunnels, into bench/out/tunnel.json (RUNS= PEERS= ONLY=)
 	@.ci/setup peers
 	@$(PY) -m bench.tunnel
 

@@ -1,118 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m bench.tunnel``: the table, and bench/out/tunnel.json.
+"""``python -m bench.tunnel``: the tables, and bench/out/tunnel.json after every measurement.
 
-Repetitions are interleaved (every peer once, then every peer again), so that a slow minute falls on all of them; a
-figure is the median. ``PEERS`` and ``ONLY`` in the environment choose peers and measurements by name, ``RUNS`` how
-often. The exit status: 0 everything was measured, 1 something could not be.
+``PEERS`` and ``ONLY`` in the environment choose peers and measurements by name, ``RUNS`` the number of repetitions.
+``--table FILE`` prints the tables of an earlier run. Interrupted (Ctrl-C, SIGTERM, or the time is up) it keeps what it
+has. The exit status: 0 everything was measured, 1 something could not be, 130 interrupted. Missed targets are printed,
+not failed: a loud machine misses them too.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import platform
+import signal
 import sys
-from collections import defaultdict
 from collections.abc import Iterable
-from statistics import median
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
-from bench.tunnel.measure import MEASUREMENTS, PORT, Figures
-from bench.tunnel.others import Fastd, Nebula, OpenVpn
-from bench.tunnel.scene import BACKEND, OUR_PEERS, Peer, Scene
-from tests.net.lab import REPO, Lab, LabError, missing_requirements, python_module
-from tests.net.traffic import wait_reachable
+from bench.tunnel import report
+from bench.tunnel.about import about
+from bench.tunnel.measure import MEASUREMENTS
+from bench.tunnel.runner import PEERS, Bench, Options, Timeout, say
+from tests.net.lab import REPO, missing_requirements
 
-SCHEMA: Final = "jvpn.tunnel/1"
-PEERS: Final[dict[str, type[Peer]]] = {**OUR_PEERS, "nebula": Nebula, "openvpn": OpenVpn, "fastd": Fastd}
 OUT: Final = REPO / "bench" / "out" / "tunnel.json"
 RUNS: Final = 3
-HEADER: Final = ("peer", "measurement", "Gb/s", "CPU-s/GB client", "gateway", "machine", "ping µs")
-COLUMNS: Final = {
-    "gbit_per_s": "{:.2f}",
-    "client_cpu_s_per_gb": "{:.2f}",
-    "gateway_cpu_s_per_gb": "{:.2f}",
-    "machine_cpu_s_per_gb": "{:.2f}",
-    "ping_median_us": "{:.0f}",
-}
-
-Runs = dict[tuple[str, str], list[Figures]]
+REPEATS: Final = 2
+BUDGET_MIN: Final = 40.0
+INTERRUPTED: Final = 130
 
 
 def chosen(variable: str, names: Iterable[str]) -> list[str]:
     """The names a variable lists, separated by commas; all without it."""
     known = list(names)
-    wanted = [name for name in os.environ.get(variable, "").split(",") if name] or known
+    wanted = [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
     if unknown := set(wanted) - set(known):
         sys.exit(f"{variable}: {', '.join(sorted(unknown))} is none of {', '.join(known)}")
-    return wanted
+    return [name for name in known if not wanted or name in wanted]
 
 
-def main() -> int:
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tunnel", description="Tunnels beside each other.")
+    parser.add_argument("--runs", type=int, default=int(os.environ.get("RUNS") or RUNS), help="repetitions")
+    parser.add_argument(
+        "--repeats", type=int, default=REPEATS, help="how often a disturbed measurement is taken again"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=BUDGET_MIN, help="stop after this (default %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--table", type=Path, metavar="FILE", help="print an earlier run's tables, measure nothing"
+    )
+    return parser.parse_args(argv)
+
+
+def measure(bench: Bench) -> int:
+    """Run it to its end or until it is stopped; the exit status."""
+    complete, status = False, 0
+    try:
+        bench.run()
+        complete = True
+    except Timeout:
+        say(f"\nstopped after {bench.options.minutes:g} minutes; what was measured is kept")
+        status = 1
+    except (KeyboardInterrupt, SystemExit):
+        say("\ninterrupted; what was measured is kept")
+        status = INTERRUPTED
+    bench.save(complete)
+    say("\n" + report.tables(bench.document(complete)))
+    return status or int(bool(bench.failed))
+
+
+def main(argv: list[str] | None = None) -> int:
     """Run it."""
+    given = arguments(argv)
+    if given.table:
+        say(report.tables(json.loads(given.table.read_text())))
+        return 0
     if problem := missing_requirements():
         sys.exit(f"bench.tunnel: {problem}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     peers, only = chosen("PEERS", PEERS), chosen("ONLY", MEASUREMENTS)
-    runs: Runs = defaultdict(list)
-    failed: list[str] = []
-    for number in range(int(os.environ.get("RUNS", RUNS))):
-        for name in peers:
-            print(f"run {number + 1}: {name}", flush=True)
-            try:
-                measure(name, only, runs)
-            except LabError as error:
-                failed.append(f"{name}: {error}")
-    medians = {key: median_of(figures) for key, figures in runs.items()}
-    write(runs, medians, failed)
-    print_table(medians)
-    for problem in failed:
-        print(problem.splitlines()[0])
-    return bool(failed)
-
-
-def measure(name: str, only: list[str], runs: Runs) -> None:
-    """One peer from its start to its end, on machines of its own."""
-    with Lab() as lab:
-        scene = Scene.build(lab)
-        server = scene.backend.spawn(python_module("bench.tunnel.load", "serve", str(PORT)), "backend-serve")
-        server.wait_line("ready")
-        peer = PEERS[name](scene)
-        peer.start()
-        wait_reachable(scene.client, BACKEND)
-        for measurement in only:
-            runs[name, measurement].append(MEASUREMENTS[measurement](scene, peer))
-        peer.stop()
-
-
-def median_of(figures: list[Figures]) -> Figures:
-    """Each figure by itself."""
-    return {key: median(run[key] for run in figures) for key in figures[0]}
-
-
-def write(runs: Runs, medians: dict[tuple[str, str], Figures], failed: list[str]) -> None:
-    """Medians and every single run."""
-    rows: list[dict[str, Any]] = [
-        {"peer": peer, "measurement": what, "median": medians[peer, what], "runs": runs[peer, what]}
-        for peer, what in runs
-    ]
-    machine = {"kernel": platform.release(), "processors": os.cpu_count()}
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(
-        json.dumps({"schema": SCHEMA, "machine": machine, "results": rows, "failed": failed}, indent=1)
-    )
-
-
-def print_table(medians: dict[tuple[str, str], Figures]) -> None:
-    """A line per peer and measurement."""
-    rows = [HEADER] + [
-        (*key, *(shape.format(figures[name]) if name in figures else "" for name, shape in COLUMNS.items()))
-        for key, figures in sorted(
-            medians.items(), key=lambda item: (item[0][1], list(PEERS).index(item[0][0]))
-        )
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    for row in rows:
-        print("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    options = Options(peers, only, given.runs, given.repeats, given.minutes, given.out)
+    status = measure(Bench(options, about()))
+    say(f"\n{given.out}")
+    return status
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ Rule: defaults, but for what makes them comparable: inner MTU 1420, no compressi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.tunnel.scene import CLIENT, GATEWAY, INSIDE, Scene
+from bench.tunnel.scene import CLIENT, GATEWAY, INSIDE, Peer, Scene
 from tests.net.lab import Namespace, Proc
 
 MTU_BYTES: Final = 1420
@@ -56,6 +56,8 @@ peer "other" {{ key "{key}"; {remote} }}
 class TwoDaemons:
     """A program at each end; what is in the folder is made by `prepare`."""
 
+    client_address = CLIENT
+
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.folder = scene.lab.tmp / type(self).__name__.lower()
@@ -69,6 +71,9 @@ class TwoDaemons:
             self._running.append(machine.spawn(self.argv(role), f"{role}-{self.folder.name}"))
             self._running[-1].wait_line(self.ready())
             self.address(role, machine)
+
+    def check(self) -> None:
+        """Nothing to choose, nothing to check."""
 
     def stop(self) -> None:
         """In order, the client first."""
@@ -245,3 +250,6 @@ class Fastd(TwoDaemons):
         if role == "client":
             self._running[-1].wait_line("established")
             super().address(role, machine)
+
+
+OTHER_PEERS: Final[Mapping[str, type[Peer]]] = {"nebula": Nebula, "openvpn": OpenVpn, "fastd": Fastd}

@@ -12,17 +12,14 @@ outage on the clock of the traffic helpers.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 import socket
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from tests.net.lab import REPO, Lab, LabError, Namespace
+from tests.net import cprogram
+from tests.net.lab import Lab, LabError, Namespace
 
 Way = Literal["up", "down"]
 Ways = Literal["up", "down", "both"]
@@ -30,18 +27,6 @@ Ways = Literal["up", "down", "both"]
 SOURCE_DIR: Final = Path(__file__).parent
 SOURCES: Final = tuple(
     SOURCE_DIR / f"relay{part}.c" for part in ("", "_control", "_impair", "_net", "_parse", "_queue")
-)
-BUILD_DIR: Final = REPO / "build" / "relay"
-CFLAGS: Final = (
-    "-O2",
-    "-g",
-    "-std=gnu11",
-    "-D_GNU_SOURCE",
-    "-Wall",
-    "-Wextra",
-    "-Wshadow",
-    "-Wconversion",
-    "-Werror",
 )
 REPLY_BYTES: Final = 1 << 18
 REPLY_TIMEOUT_S: Final = 5.0
@@ -61,31 +46,12 @@ SETTINGS: Final = {
 
 
 class RelayError(LabError):
-    """The relay could not be built or refused a command."""
+    """The relay refused a command, or has ended."""
 
 
 def build(sanitize: bool = False) -> Path:
-    """The relay's binary, compiled when the sources have changed; two builds at once end in the same file."""
-    flags = (*CFLAGS, "-fsanitize=address,undefined", "-fno-sanitize-recover") if sanitize else CFLAGS
-    digest = hashlib.sha256(repr(flags).encode())
-    for source in (*SOURCES, SOURCE_DIR / "relay.h"):
-        digest.update(source.read_bytes())
-    binary = BUILD_DIR / f"relay-{digest.hexdigest()[:12]}"
-    BUILD_DIR.mkdir(parents=True, exist_ok=True)
-    with (BUILD_DIR / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not binary.exists():
-            _compile(binary, flags)
-    return binary
-
-
-def _compile(binary: Path, flags: Sequence[str]) -> None:
-    partial = binary.with_suffix(".partial")
-    argv = [os.environ.get("CC", "gcc"), *flags, "-o", str(partial), *map(str, SOURCES)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RelayError(f"{' '.join(argv)}\n{done.stderr}")
-    partial.replace(binary)
+    """The relay's binary, compiled when the sources have changed."""
+    return cprogram.build("relay", SOURCES, headers=(SOURCE_DIR / "relay.h",), sanitize=sanitize)
 
 
 class Relay:
