@@ -4,7 +4,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test retest build debug lint format bench bench-failover bench-tunnel clean dev ctest pytest
+.PHONY: help demo test retest build debug lint format bench bench-failover bench-tunnel profile clean dev ctest pytest
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,10 @@ bench-failover: dev ## failover figures beside wireguard-go, into bench/out/fail
 bench-tunnel: dev ## throughput, CPU and latency beside four other tunnels, into bench/out/tunnel.json (RUNS= PEERS= ONLY=)
 	@.ci/setup peers
 	@$(PY) -m bench.tunnel
+
+profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
+	@.ci/setup profile
+	@$(PY) -m bench.tunnel.profile
 
 clean: ## remove everything that was built (not the virtual environment's downloads)
 	rm -rf build gateway/_lib gateway/dataplane/*.so bench/out .mypy_cache .ruff_cache .hypothesis *.egg-info
