@@ -77,6 +77,7 @@ static void open_end(struct end *x, bool client) {
         .limits = {120 * SECOND_NS, 180 * SECOND_NS, 10 * SECOND_NS, 5 * SECOND_NS, UINT64_C(1) << 60,
                    UINT64_MAX - 8192},
         .client = client,
+        .udp_without = JV_UDP_GSO, /* a train would choose one socket for all its datagrams */
         .workers = WORKERS,
     };
     const struct jv_prefix route = {.family = 4, .len = 32, .addr = {10, 0, 0, client ? 2 : 1}};
