@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from gateway.dataplane.engine import Endpoint, Engine
-from gateway.net.udp import open_udp
+from gateway.net.udp import open_shared
 from gateway.noise.handshake import TransportKeys
 from gateway.noise.timers import DEFAULT
 from tests.integration.pair import MTU_BYTES, ipv4_packet
@@ -43,10 +43,9 @@ class End:
             now_ns=now_ns(),
             workers=WORKERS,
         )
-        first = open_udp("127.0.0.1", 0, reuse_port=True)
-        self.port = first.getsockname()[1]
-        self.udp = [first, open_udp("127.0.0.1", self.port, reuse_port=True)]
-        self.engine.add_socket(first.fileno(), [self.udp[1].fileno()])
+        self.udp = open_shared("127.0.0.1", 0, workers=WORKERS)
+        self.port = self.udp[0].getsockname()[1]
+        self.engine.add_socket(self.udp[0].fileno(), [each.fileno() for each in self.udp[1:]])
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(WORKERS)]
         self.inner, self.devices = [p[0] for p in pairs], [p[1] for p in pairs]
         for each in (*self.inner, *self.devices):
