@@ -17,7 +17,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from gateway.constants import NS_PER_S, UNDER_LOAD_HANDSHAKES_PER_S
 from gateway.control import clock
@@ -41,11 +41,6 @@ _EVENTS_PER_TURN: Final = 16
 # The ring of waiting handshakes holds some 250; a quarter of it is load (kernel WireGuard: an eighth of its queue).
 _RING_HANDSHAKES: Final = 250
 _REPLAY_WINDOW_BITS: Final = 8192
-_EVENT_WORKER_FAILED: Final = 14
-
-
-def _only_if(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ class Tunnel:
             client=client,
             udp_segment=offload.udp_segment,
             udp_gro=offload.udp_gro,
-            **_only_if(workers=workers.threads),
+            workers=workers.threads,
         )
         self.workers = workers
         self.identity = identity
@@ -123,7 +118,7 @@ class Tunnel:
         """Hand over the open descriptors; the tunnel closes them in `stop`. One socket and one queue per worker."""
         for sockets in ports:
             self._listening.add(self.add_port(sockets))
-        self.engine.set_tun(tun.fd, mtu_bytes, tun.features, **_only_if(more=tun.more))
+        self.engine.set_tun(tun.fd, mtu_bytes, tun.features, tun.more)
         self._tun = tun
 
     def add_port(self, sockets: Sockets) -> int:
@@ -132,7 +127,7 @@ class Tunnel:
         They stay the caller's, who takes them back with `remove_port`. DataplaneError when the table is full.
         """
         first, *more = (sock.fileno() for sock in sockets)
-        socket_id = self.engine.add_socket(first, **_only_if(more=more))
+        socket_id = self.engine.add_socket(first, more)
         self._ports[socket_id] = sockets
         self._watch(socket_id)
         return socket_id
@@ -149,9 +144,8 @@ class Tunnel:
         for socket_id in self._ports:
             self._watch(socket_id)
         if self.workers.native:
-            engine: Any = self.engine
-            self._loop.add_reader(engine.event_fd, self._on_event)
-            engine.start_workers()
+            self._loop.add_reader(self.engine.event_fd, self._on_event)
+            self.engine.start_workers()
         elif self._tun is not None:
             self._loop.add_reader(self._tun.fd, self._on_tun)
         self._rearm(clock.now_ns())
@@ -180,9 +174,8 @@ class Tunnel:
         for socket_id in self._ports:
             self._unwatch(socket_id)
         if self.workers.native:
-            engine: Any = self.engine
-            engine.stop_workers()
-            self._loop.remove_reader(engine.event_fd)
+            self.engine.stop_workers()
+            self._loop.remove_reader(self.engine.event_fd)
         elif self._tun is not None:
             self._loop.remove_reader(self._tun.fd)
 
@@ -230,8 +223,7 @@ class Tunnel:
 
     def worker_stats(self) -> list[dict[str, int]]:
         """What each native worker has done: wakeups, rx_datagrams, tx_datagrams, cpu_ns. Empty without any."""
-        engine: Any = self.engine
-        return list(engine.worker_stats()) if self.workers.native else []
+        return self.engine.worker_stats()
 
     # --- wakeups ----------------------------------------------------------------------------------------------
 
@@ -255,8 +247,7 @@ class Tunnel:
 
     def _on_event(self) -> None:
         """A worker has made events. What comes after this is announced again."""
-        engine: Any = self.engine
-        engine.clear_event()
+        self.engine.clear_event()
         self._handle_events(clock.now_ns())
 
     def _on_timer(self) -> None:
@@ -302,7 +293,7 @@ class Tunnel:
         if event.kind == dp.EVENT_SOCKET_ERROR:
             self.keeper.socket_failed(now_ns, event.value, event.reason)
             return
-        if event.kind == _EVENT_WORKER_FAILED:
+        if event.kind == dp.EVENT_WORKER_FAILED:
             self.on_failure(f"worker {event.value}: {os.strerror(event.reason)}")
             return
         peer = self.peers.by_slot(event.slot)
