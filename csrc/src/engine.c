@@ -457,6 +457,8 @@ uint32_t jv_engine_handshakes_waiting(struct jv_engine *e) {
 
 const struct jv_counters *jv_engine_counters(struct jv_engine *e) {
     JV_HOLD(e, 0);
+    jv_counters_sum(&e->counters, &e->own.counters); /* of what was sent under the lock */
+    memset(&e->own.counters, 0, sizeof e->own.counters);
     e->told = e->counters;
     return &e->told;
 }

@@ -44,17 +44,20 @@ struct jv_hot_copy {
     _Alignas(16) uint8_t schedule[JV_AEAD_SCHEDULE_BYTES];
 };
 
+static inline void jv_hot_wipe(struct jv_hot_copy *copy) {
+    jv_aead_key_wipe(&copy->key);
+}
+
+/* Zeroed or wiped before its first use. */
 static inline void jv_hot_take(struct jv_hot *hot, struct jv_aead_key *key, struct jv_hot_copy *copy) {
     jv_hot_touch(hot, key);
+    if (copy->key.schedule && !key->schedule)
+        jv_hot_wipe(copy);
     copy->key = *key;
     if (!key->schedule)
         return;
     memcpy(copy->schedule, key->schedule, sizeof copy->schedule);
     copy->key.schedule = copy->schedule;
-}
-
-static inline void jv_hot_wipe(struct jv_hot_copy *copy) {
-    jv_aead_key_wipe(&copy->key);
 }
 
 #endif
