@@ -13,6 +13,9 @@ from bench.tunnel.figures import TARGETS, Run, judged, summarise
 from bench.tunnel.quiet import Verdict
 
 SCHEMA: Final = "jvpn.tunnel/2"
+BARE: Final = "veth"
+# Repetitions on a steady machine differ by less.
+STEADY: Final = 1.25
 # Figures of a progress line, with their shape.
 BRIEF: Final = {
     "gbit_per_s": "{:.2f} Gb/s",
@@ -122,6 +125,17 @@ def notes(
             f"the machine was not quiet: {len(short)} of {len(rows)} rows have fewer than {wanted} undisturbed "
             "repetitions (*: fewer, **: none)"
         )
+    return [*found, *unsteady(rows)]
+
+
+def unsteady(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much the machine's own speed differed between repetitions, told by the link without a tunnel."""
+    found = []
+    for row in rows:
+        held = row["figures"].get("gbit_per_s")
+        if row["peer"] == BARE and held and held["max"] > STEADY * held["min"]:
+            text = f"{held['min']:.3g} to {held['max']:.3g} Gb/s"
+            found.append(f"the machine's own speed varied: {BARE} {row['measurement']} {text}")
     return found
 
 

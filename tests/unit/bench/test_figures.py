@@ -109,6 +109,14 @@ def test_the_document_prints_the_same_after_a_round_through_json() -> None:
     assert "could not be measured: fastd start" in text
 
 
+def test_a_machine_whose_own_speed_varies_is_told() -> None:
+    runs = [run(n, 0.0) | {"gbit_per_s": rate} for n, rate in ((1, 10.0), (2, 16.0))]
+    rows = [{"peer": "veth", "measurement": "tcp-up", **summarise(runs)}]
+    assert report.unsteady(rows) == ["the machine's own speed varied: veth tcp-up 10 to 16 Gb/s"]
+    assert report.unsteady([{**rows[0], "peer": "ours"}]) == []
+    assert report.unsteady([{**rows[0], **summarise(runs[:1])}]) == []
+
+
 def test_ping_percentiles_count_what_was_lost() -> None:
     seen = Ping(100, 99, tuple(float(n) for n in range(1, 100)))
     assert ping_figures(seen) == {"p50_us": 50_000, "p99_us": 99_000, "lost": 1}
