@@ -244,7 +244,7 @@ static void look(struct end *x) {
     CHECK(jv_engine_stats(x->engine, x->slot, &stats) == 0);
     CHECK(jv_engine_path_stats(x->engine, x->slot, 1, now_ns(), &path) == 0);
     for (unsigned i = 0; i < WORKERS; i++)
-        CHECK(jv_engine_worker_stats(x->engine, i, &worker) == 0 && worker.cpu_ns > 0);
+        CHECK(jv_engine_worker_stats(x->engine, i, &worker) == 0);
     CHECK(jv_engine_counters(x->engine)->n[JV_CTR_DROP_AUTH] == 0);
     (void)jv_engine_next_deadline(x->engine);
 }
@@ -324,7 +324,7 @@ static void every_worker_had_its_share(void) {
         for (unsigned number = 0; number < WORKERS; number++) {
             CHECK(jv_engine_worker_stats(x->engine, number, &worker) == 0);
             CHECK(worker.rx_datagrams > PACKETS / 2 && worker.tx_datagrams > PACKETS / 2 &&
-                  worker.wakeups > 0);
+                  worker.cpu_ns > 0 && worker.wakeups > 0);
         }
         CHECK(jv_engine_worker_stats(x->engine, WORKERS, &worker) == -ENOENT);
         CHECK(jv_engine_counters(x->engine)->n[JV_CTR_RX_PROBES] > 0); /* the timers ran */
