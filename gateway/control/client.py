@@ -464,7 +464,7 @@ class Client:
         transports.update(clock.now_ns(), snapshot, endpoints)
         live = keeper.sessions.of(peer.slot)
         if live is not None:
-            keeper.refresh(live)
+            keeper.refresh(clock.now_ns(), live)
         if tunnel.engine.endpoint(peer.slot) is None and not tunnel.has_key(peer):
             self._aim(tunnel, keeper, peer)
 

@@ -66,11 +66,13 @@ class ClientKeeper(SessionKeeper):
             if transports.socket_failed(now_ns, socket_id, error):
                 return
 
-    def refresh(self, live: Live) -> None:
-        """The sockets of paths may have been opened anew: their addresses follow."""
+    def refresh(self, now_ns: int, live: Live) -> None:
+        """The sockets of paths may have been opened anew: their addresses follow, here and in the data plane."""
         for path in self.transports[live.slot].paths():
-            if path.candidate.key in live.addresses:
-                live.addresses[path.candidate.key] = endpoint_of(path)
+            key, to = path.candidate.key, endpoint_of(path)
+            if key in live.addresses and live.addresses[key] != to:
+                live.addresses[key] = to
+                self.sessions.rehome(now_ns, live, path.path_id, to)
 
     def next_path(self, now_ns: int, peer: Peer) -> PathSocket | None:
         """Where the next initiation goes while there is no key: every path that is up, in turn."""

@@ -288,6 +288,13 @@ class Sessions:
         if live.core.bound_id:
             self._engine.bind(live.slot, live.core.bound_id, live.core.epoch, now_ns)
 
+    def rehome(self, now_ns: int, live: Live, path_id: int, to: Endpoint) -> None:
+        """A path has another socket, or its gateway's address another text: what the data plane sends goes by it."""
+        if live.has_paths and live.core.path(path_id) is not None:
+            self._engine.set_path(live.slot, path_id, to, now_ns)
+        elif not live.has_paths and live.core.bound_id == path_id:
+            self._engine.set_endpoint(live.slot, to, now_ns)
+
     def _nothing(self, now_ns: int, live: Live, effect: fx.Effect) -> None:
         """A path that retires only receives, and receiving goes by key: nothing to do."""
 

@@ -15,6 +15,7 @@ Our client is given both relays as endpoints. A stock client knows one endpoint 
 
 from __future__ import annotations
 
+import fcntl
 import socket
 import struct
 import time
@@ -42,6 +43,8 @@ ATTACKER_HOST: Final = 66
 
 _IFINFO: Final = struct.Struct("=BBHiII")
 _NLMSG: Final = struct.Struct("=IHHII")
+_IFREQ: Final = struct.Struct("=16si20x")
+_SIOCGIFINDEX: Final = 0x8933
 _RTM_NEWLINK: Final = 16
 _NLM_F_REQUEST_ACK: Final = 5
 _IFF_UP: Final = 1
@@ -169,11 +172,12 @@ class Topology:
     def set_link(self, side: Side, up: bool) -> int:
         """The client's own device, administratively; returns the time just before the kernel was asked.
 
-        One netlink message on an open socket: a program started for it would come milliseconds later.
+        Two system calls on an open socket: a program started for it would take the processor from the stream.
         """
         uplink = self.uplinks[side]
         sock = self._netlink.get(side) or self._open_netlink(side)
-        index = int(self.client.ip("-o", "link", "show", uplink.device).split(":")[0])
+        request = fcntl.ioctl(sock, _SIOCGIFINDEX, _IFREQ.pack(uplink.device.encode(), 0))
+        index = _IFREQ.unpack(request)[1]
         body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, index, _IFF_UP if up else 0, _IFF_UP)
         message = _NLMSG.pack(_NLMSG.size + len(body), _RTM_NEWLINK, _NLM_F_REQUEST_ACK, 1, 0) + body
         at_ns = boot_ns()
@@ -194,6 +198,17 @@ class Topology:
         else:
             near.up("b")
         return at_ns
+
+    def take_device(self, side: Side) -> None:
+        """The client's device is unplugged, with its addresses, routes and settings."""
+        self.lab.delete_link(self.uplinks[side].near)
+
+    def bring_device(self, side: Side) -> None:
+        """One of the same name, addresses and routes is plugged in."""
+        uplink = self.uplinks[side]
+        subnet, names = f"10.{uplink.number}.0.0/24", (uplink.device, "near")
+        uplink.near = self.lab.link(self.client, uplink.router, subnet, names=names)
+        self._restore_routes(uplink)
 
     def _open_netlink(self, side: str) -> socket.socket:
         sock = self.client.open_socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)

@@ -18,8 +18,9 @@ DEVICES = tuple(f"up{side}" for side in SIDES)
 
 
 def strict(bed: Bed) -> None:
-    """The setting that is found on the machine."""
-    bed.topology.client.sysctl({f"net.ipv4.conf.{name}.rp_filter": 1 for name in ("all", *DEVICES)})
+    """The setting that is found on the machine; "default" is what a new device gets."""
+    names = ("all", "default", *DEVICES)
+    bed.topology.client.sysctl({f"net.ipv4.conf.{name}.rp_filter": 1 for name in names})
 
 
 def filters(bed: Bed) -> list[str]:
@@ -54,9 +55,9 @@ def test_a_device_that_comes_back_is_let_in_again(make_bed: MakeBed) -> None:
     """Its settings went with it."""
     bed = shared_bed(make_bed)
     bed.start()
-    bed.topology.set_link("b", False)
+    bed.topology.take_device("b")
     bed.client.wait_view(lambda seen: not seen.with_status("STANDBY"), "the loss")
-    bed.topology.set_link("b", True)
+    bed.topology.bring_device("b")
     bed.client.wait_settled()
     assert filters(bed) == ["2", "2", "1"]
 

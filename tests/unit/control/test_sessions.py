@@ -8,10 +8,12 @@ import os
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gateway import frames as fr
 from gateway.constants import NS_PER_S
 from gateway.control.clientkeeper import ClientKeeper
 from gateway.control.configmodel import Peer as PeerConfig
@@ -24,8 +26,11 @@ from gateway.core.states import Evidence, Role, State
 from gateway.dataplane import engine as dp
 from gateway.noise.handshake import Identity
 from gateway.noise.timers import DEFAULT
+from tests.unit.dataplane.test_engine_paths import Keys
 
 T0 = 1_000 * NS_PER_S
+PAIR = (bytes(32), bytes(32))
+PING = fr.encode((fr.Ping(token=bytes(8)),))
 
 
 class Nowhere:
@@ -139,6 +144,36 @@ def test_a_socket_error_finds_its_transports(bench: Bench) -> None:
     bench.keeper.socket_failed(T0, 3, errno.ENETUNREACH)
     bench.keeper.socket_failed(T0, 9, errno.ENETUNREACH)
     assert told == [(T0, 3, errno.ENETUNREACH)]
+
+
+def plugged_in_again(bench: Bench, path_id: int, key: str, to: tuple[str, int], sock: socket.socket) -> None:
+    """A path's device is another one to the kernel, so it has another socket."""
+    candidate, socket_id = SimpleNamespace(key=key), bench.engine.add_socket(sock.fileno())
+    path = SimpleNamespace(path_id=path_id, candidate=candidate, endpoint=to, socket_id=socket_id)
+    bench.keeper.transports = {bench.live.slot: SimpleNamespace(paths=lambda: [path])}  # type: ignore[dict-item]
+    bench.keeper.refresh(T0, bench.live)
+    assert bench.live.addresses[key] == dp.Endpoint.of(*to, socket_id)
+
+
+def test_a_path_whose_device_was_plugged_in_again_has_another_socket(bench: Bench) -> None:
+    """What the data plane sends by itself, probes above all, leaves by it."""
+    engine, slot = bench.engine, bench.live.slot
+    udp = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) for _ in range(2)]
+    with udp[0] as gateway, udp[1] as fresh:
+        for one in udp:
+            one.bind(("127.0.0.1", 0))
+        engine.install(slot, Keys(engine.new_index(slot), 9, bytes(32), bytes(32), True), T0, PAIR)
+        plugged_in_again(bench, 2, "two", gateway.getsockname(), fresh)
+        assert engine.send_control(slot, 0, None, PING, T0, path_id=2)
+        assert gateway.recvfrom(2048)[1] == fresh.getsockname()
+
+
+def test_a_stock_session_follows_its_device_too(bench: Bench) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as fresh:
+        fresh.bind(("127.0.0.1", 0))
+        bench.live.has_paths = False
+        plugged_in_again(bench, 1, "one", ("127.0.0.1", 9001), fresh)
+        assert bench.engine.endpoint(bench.live.slot) == bench.live.addresses["one"]
 
 
 def test_the_probe_budget_of_the_policy_is_the_data_planes(bench: Bench) -> None:
