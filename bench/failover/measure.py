@@ -6,6 +6,7 @@ Rule: outages come from the stream alone; detection is the first audited evidenc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -33,11 +34,17 @@ def stream_figures(log: StreamLog, cut_ns: int, until_ns: int) -> dict[str, Any]
         found[f"outage_{name}_open"] = gap.open
         found[f"lost_{name}"] = len(flow.lost(cut_ns - QUIET_NS, until_ns))
         found[f"duplicated_{name}"] = flow.duplicated(cut_ns - QUIET_NS)
-        found[f"quiet_{name}_ms"] = round(flow.longest_gap(cut_ns - QUIET_NS, cut_ns - 1).ms, 3)
+        found[f"quiet_{name}_ms"] = quiet_ms(flow, cut_ns)
         found[f"late_loss_{name}"] = late_loss(flow, until_ns)
     found["tcp_alive"] = log.tcp.alive_after(min(until_ns, cut_ns + QUIET_NS))
     found["tcp_error"] = log.tcp.error
     return found
+
+
+def quiet_ms(flow: Flow, cut_ns: int) -> float:
+    """The longest gap between two packets of the time before; one that the cut ends is the outage's own."""
+    arrived = [at for at, _ in flow.arrivals if cut_ns - QUIET_NS <= at < cut_ns]
+    return ms(max((after - before for before, after in itertools.pairwise(arrived)), default=QUIET_NS))
 
 
 def late_loss(flow: Flow, until_ns: int) -> float:
