@@ -201,10 +201,10 @@ def loaded_ping(scene: Scene, _peer: Peer) -> Figures:
         load.kill()
 
 
-def storm(scene: Scene, crowd: Crowd, peer: Ours) -> Figures:
+def storm(scene: Scene, place: Namespace, crowd: Crowd, peer: Ours) -> Figures:
     """Round trips of an idle tunnel, then again while the gateway answers 200 handshakes a second."""
     idle = round_trips(scene.client, STORM_PINGS, "idle_")
-    running = crowd.start(scene, peer.keys.public, STORM_S)
+    running = crowd.start(place, scene.lab.tmp, peer.keys.public, STORM_S)
     stormy = round_trips(scene.client, STORM_PINGS)
     running.wait(STORM_S + 10)
     result = json.loads(running.stdout.splitlines()[-1])

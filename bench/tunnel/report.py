@@ -61,6 +61,7 @@ UDP: Final = (RATE, CPU[0], CPU[1], CPU[2], *PER_PACKET[:2])
 PING: Final = (
     Column("p50 µs", "p50_us", "{:.0f}", ranged=True),
     Column("p99 µs", "p99_us", "{:.0f}", ranged=True),
+    Column("lost", "lost", "{:.0f}", ranged=True),
 )
 STORM: Final = (
     Column("idle p50 µs", "idle_p50_us", "{:.0f}"),

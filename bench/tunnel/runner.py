@@ -35,6 +35,7 @@ STORM: Final = "storm"
 MEMORY: Final = "rss"
 # Namespaces, two processes, a handshake, and the end of it all.
 START_S: Final = 3.5
+ERROR_CHARS: Final = 2000
 
 
 class Timeout(Exception):
@@ -109,7 +110,7 @@ class Bench:
         wanted = self.options
         say(report.plan(wanted.peers, wanted.only, wanted.runs, self.planned_s, wanted.minutes))
         for sitting in self._sittings:
-            if self._elapsed_s > 60 * self.options.minutes:
+            if self._elapsed_s + sitting.seconds > 60 * self.options.minutes:
                 raise Timeout
             before_s = self._done_s
             if sitting.peer not in self.absent:
@@ -146,10 +147,10 @@ class Bench:
     def _storm(self, sitting: Sitting, scene: Scene) -> None:
         crowd, kind = Crowd.generate(), PEERS[sitting.peer]
         assert issubclass(kind, Ours)
-        peer = kind(scene, crowd.peers())
+        peer, place = kind(scene, crowd.peers()), scene.add_crowd()
         start(peer, scene)
         self._done_s += START_S
-        self._measure(sitting, STORM, partial(storm, scene, crowd, peer))
+        self._measure(sitting, STORM, partial(storm, scene, place, crowd, peer))
         peer.stop()
 
     # --- one measurement ----------------------------------------------------------------------------------------------
@@ -160,6 +161,9 @@ class Bench:
             try:
                 figures = take()
             except (LabError, OSError) as error:
+                if attempt < self.options.repeats and self._has_time(name):
+                    self._progress(sitting, name, f"{first_line(error)}; once more")
+                    continue
                 self._fail(sitting, name, error)
                 return
             verdict = judge(before, snapshot())
@@ -181,9 +185,8 @@ class Bench:
         self.save(complete=False)
 
     def _fail(self, sitting: Sitting, name: str, error: Exception) -> None:
-        text = str(error).strip() or type(error).__name__
-        self.failed.append(f"{sitting.peer} {name}, run {sitting.run}: {text[:2000]}")
-        self._progress(sitting, name, f"could not be measured: {text.splitlines()[0]}")
+        self.failed.append(f"{sitting.peer} {name}, run {sitting.run}: {str(error)[:ERROR_CHARS]}")
+        self._progress(sitting, name, f"could not be measured: {first_line(error)}")
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
@@ -226,6 +229,11 @@ def start(peer: Peer, scene: Scene) -> None:
     peer.start()
     wait_reachable(scene.client, BACKEND)
     peer.check()
+
+
+def first_line(error: Exception) -> str:
+    """What it says, for one line of output."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def say(text: str) -> None:

@@ -17,9 +17,11 @@ KEEPS_UP: Final = 0.9
 DOUBLINGS: Final = 10
 # Two bounds this close are the answer: repetitions differ by as much.
 RESOLUTION: Final = 1.06
-# A rate found by short trials is shown by a long one; a failure lowers it.
-BACK_OFF: Final = 0.94
-CONFIRMATIONS: Final = 6
+# A rate found by short trials is shown by a long one. A failure lowers it to what arrived, within these steps: one bad
+# moment is not the capacity, and a tunnel that collapses under a little too much needs a larger step.
+STEP_LEAST: Final = 0.94
+STEP_MOST: Final = 0.8
+CONFIRMATIONS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,10 @@ def _bracket(attempt: Callable[[float], Trial], rate: float) -> tuple[float | No
 
 
 def confirmed(attempt: Callable[[float], Trial], rate: float) -> Trial | None:
-    """The first long trial that passes, each a step slower than the one before."""
+    """The first long trial that passes, each slower than the one before."""
     for _ in range(CONFIRMATIONS):
         trial = attempt(rate)
         if trial.passes:
             return trial
-        rate *= BACK_OFF
+        rate = min(rate * STEP_LEAST, max(rate * STEP_MOST, trial.received_per_s))
     return None

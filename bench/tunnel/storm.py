@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Final
 
 from bench.tunnel.load import say
-from bench.tunnel.scene import CROWD_ENDPOINT, Scene
+from bench.tunnel.scene import CROWD_ENDPOINT
 from gateway import crypto, wire
 from gateway.constants import NS_PER_S
 from gateway.noise.cookie import add_macs
 from gateway.noise.handshake import Identity, Initiator, PeerKeys
 from gateway.noise.timestamp import tai64n
 from tests.net.jvpn import JvpnPeer
-from tests.net.lab import Proc, python_module
+from tests.net.lab import Namespace, Proc, python_module
 
 # Each peer asks once a second: what a gateway answers in 20 ms intervals it takes for a flood (whitepaper §5.1).
 CROWD: Final = 200
@@ -56,16 +56,16 @@ class Crowd:
             for number, private in enumerate(self.privates)
         ]
 
-    def start(self, scene: Scene, gateway_public: str, seconds: float) -> Proc:
-        """Their storm, in a namespace of its own; it has begun when this returns."""
-        file = scene.lab.tmp / "crowd.json"
+    def start(self, place: Namespace, folder: Path, gateway_public: str, seconds: float) -> Proc:
+        """Their storm from that namespace; it has begun when this returns."""
+        file = folder / "crowd.json"
         file.touch(mode=0o600)
         file.write_text(json.dumps([encoded(private) for private in self.privates]))
         host, port = CROWD_ENDPOINT
         numbers = (str(port), gateway_public, str(file), str(RATE_PER_S), str(seconds))
-        storm = scene.add_crowd().spawn(python_module("bench.tunnel.storm", host, *numbers), "crowd")
-        storm.wait_line("ready", 30.0)
-        return storm
+        running = place.spawn(python_module("bench.tunnel.storm", host, *numbers), "crowd")
+        running.wait_line("ready", 30.0)
+        return running
 
 
 def encoded(key: bytes) -> str:

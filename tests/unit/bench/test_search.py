@@ -87,5 +87,9 @@ def test_a_rate_is_shown_again_or_lowered() -> None:
     assert first.received == 10_000
     third = confirmed(flaky(2), 10_000)
     assert third is not None
-    assert third.received < 9_000
+    assert third.received == 6_400
+    link = Link(9_000)
+    found = confirmed(link, 10_000)
+    assert found is not None
+    assert link.planned == [10_000, 9_000]
     assert confirmed(flaky(CONFIRMATIONS), 10_000) is None
