@@ -48,7 +48,7 @@ class Stopping:
         await self._event.wait()
 
 
-def logger() -> structlog.stdlib.BoundLogger:
+def logger(level: int = logging.INFO) -> structlog.stdlib.BoundLogger:
     """Lines for a person on a terminal, one JSON object per line for a journal. NO_COLOR is honoured."""
     human = sys.stdout.isatty()
     colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -56,7 +56,7 @@ def logger() -> structlog.stdlib.BoundLogger:
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human)
     structlog.configure(
         processors=[structlog.processors.add_log_level, stamper, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )

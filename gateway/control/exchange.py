@@ -116,7 +116,8 @@ class Exchange:
     ) -> None:
         self._engine = engine
         self._peers = peers
-        self._identity = identity
+        self.identity = identity
+        self.silenced = False  # without a key of our own nobody is called
         self._admission = admission
         self._timers = timers
         self._random = random_bytes
@@ -153,7 +154,7 @@ class Exchange:
             self.counters[refused.reason.value] += 1
 
     def _initiation(self, now_ns: int, message: bytes, source: Endpoint) -> None:
-        opened = read_static(self._identity, message)
+        opened = read_static(self.identity, message)
         peer = self._peers.by_key(opened.remote_public)
         if peer is None:
             self.counters["unknown_peer"] += 1
@@ -285,7 +286,7 @@ class Exchange:
         there is a key: then they wait for the session to bind a path, and so does the rekey.
         """
         to = self._engine.endpoint(peer.slot)
-        if to is not None:
+        if to is not None and not self.silenced:
             self._send_initiation(now_ns, peer, to)
             return
         self.counters["no_endpoint"] += 1
@@ -310,6 +311,10 @@ class Exchange:
     def _jitter_ns(self) -> int:
         most = self._timers.rekey_timeout_jitter_max_ns
         return int.from_bytes(self._random(4), "little") % (most + 1)
+
+    def abandon(self, peer: Peer) -> None:
+        """End what is in progress with a peer; the next packet to it begins anew."""
+        self._give_up(peer)
 
     def _give_up(self, peer: Peer) -> None:
         if peer.handshake is not None:

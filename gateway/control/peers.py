@@ -145,6 +145,17 @@ class PeerTable:
             self._engine.set_keepalive(peer.slot, config.keepalive_s, now_ns)
         return peer
 
+    def set_identity(self, identity: Identity) -> None:
+        """The same peers under another key of ours. Their stamps go on: an old initiation stays a replay."""
+        self._identity = identity
+        for peer in self:
+            before, peer.handshake = peer.handshake, None
+            psk = peer.keys.psk
+            peer.keys.wipe()
+            peer.keys = PeerKeys(identity, peer.config.public_key, psk)
+            if before is not None:
+                peer.handshake = PeerHandshake(peer.keys, before.timers, before.greatest_timestamp)
+
     def remove(self, peer: Peer) -> None:
         """Take a peer out; its keys are wiped and its row is free at once."""
         for network in peer.config.allowed_ips:

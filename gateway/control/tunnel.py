@@ -206,6 +206,28 @@ class Tunnel:
         endpoint = dp.Endpoint.of(host, port, self.engine.socket_for(":" in host))
         self.engine.set_endpoint(peer.slot, endpoint, clock.now_ns())
 
+    def set_identity(self, identity: Identity) -> None:
+        """Be somebody else from now on: every keypair and handshake ends, peers and counters stay."""
+        self.identity = identity
+        self.admission.serve(CookieChecker(identity.public, secrets.token_bytes))
+        self.exchange.identity = identity
+        for peer in self.peers:
+            self.forget_keys(peer)
+        self.peers.set_identity(identity)
+
+    def forget_keys(self, peer: Peer) -> None:
+        """Wipe a peer's keypairs, and what waits for one."""
+        self.exchange.abandon(peer)
+        self.engine.erase_keys(peer.slot)
+
+    def set_mtu(self, mtu_bytes: int) -> None:
+        """The device's MTU is another one. What waits for a handshake is dropped. Not with native workers."""
+        if self._tun is None:
+            return
+        for peer in self.peers:
+            self.engine.gave_up(peer.slot)
+        self.engine.set_tun(self._tun.fd, mtu_bytes, self._tun.features)
+
     def has_key(self, peer: Peer) -> bool:
         """Whether a keypair of this peer can still seal."""
         return self.exchange.has_key(clock.now_ns(), peer)

@@ -63,8 +63,7 @@ class TunWatch:
 
     def start(self) -> Device | None:
         """Watch from now on; returns what the device is. HostError when the kernel lets nobody watch."""
-        self._look()
-        return self._last
+        return self.look()
 
     def stop(self) -> None:
         """Watch no more."""
@@ -82,7 +81,7 @@ class TunWatch:
             fcntl.ioctl(self._socket.fileno(), SIOCSIFMTU, _ifreq(name, mtu_bytes))
         except OSError as error:
             raise refused(f"cannot set the MTU of {name} to {mtu_bytes}", error) from error
-        self._look()
+        self.look()
 
     def _on_readable(self) -> None:
         """Whatever it was that changed. Lost messages (ENOBUFS) mean the same."""
@@ -96,11 +95,11 @@ class TunWatch:
                 if error.errno != errno.ENOBUFS:
                     raise
         before = self._last
-        self._look()
+        self.look()
         if self._last != before:
             self._on_change(self._last)
 
-    def _look(self) -> None:
+    def look(self) -> Device | None:
         """Follow the device to where it is, then ask: what changes after that is announced again."""
         place = _namespace_of(self._fd)
         try:
@@ -112,6 +111,7 @@ class TunWatch:
             if place is not None:
                 os.close(place)
         self._last = self._ask()
+        return self._last
 
     def _move(self, place: int | None) -> None:
         self.stop()

@@ -71,7 +71,8 @@ def open_udp(
         if joins:
             _share(sock)
         _set_buffers(sock, buffer_bytes)
-        _mark(sock, fwmark)
+        if fwmark:
+            set_mark(sock, fwmark)
         _bind_device(sock, device)
         _bind(sock, address, port, where)
     except BaseException:
@@ -226,9 +227,8 @@ def _set_buffers(sock: socket.socket, buffer_bytes: int) -> None:
             sock.setsockopt(socket.SOL_SOCKET, plain, buffer_bytes)
 
 
-def _mark(sock: socket.socket, fwmark: int) -> None:
-    if not fwmark:
-        return
+def set_mark(sock: socket.socket, fwmark: int) -> None:
+    """Mark what a socket sends from now on, 0 = not at all. HostError."""
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, fwmark)
     except OSError as error:

@@ -77,6 +77,10 @@ class Admission:
         """The 64 bytes that answer a message with COOKIE_REQUIRED; less than any such message has."""
         return self._checker.make_reply(now_ns, msg, source, nonce24)
 
+    def serve(self, checker: CookieChecker) -> None:
+        """The identity is another one: so are mac1 and cookies. Rates and counters go on."""
+        self._checker = checker
+
     def note_backlog(self, fraction: float) -> None:
         """Tell how full the queue of waiting handshakes is, 0..1; takes effect at the next `check`."""
         self._backlogged = fraction >= _BACKLOG_FRACTION

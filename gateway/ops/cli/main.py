@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "peer": "gateway.ops.cli.peer:peer",
     "keys": "gateway.ops.cli.keys:keys",
     "config": "gateway.ops.cli.config:config",
+    "wg": "gateway.ops.cli.wg:wg",
     "doctor": "gateway.ops.cli.doctor:doctor",
     "completion": "gateway.ops.cli.completion:completion",
 }
@@ -140,3 +141,8 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     cli.main()
+
+
+def drop_in() -> None:
+    """The console script ``jvpn-wg``: wg-quick names a userspace implementation by one word."""
+    cli.main(["wg", *sys.argv[1:]])
