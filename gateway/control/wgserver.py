@@ -55,8 +55,11 @@ class _Lines:
                 raise EOFError
             *whole, self._rest = (self._rest + block).split(b"\n")
             self._lines.extend(whole)
+        line = self._lines.popleft()
+        if len(line) > LINE_MAX_BYTES:
+            raise Fault(errno.EINVAL, "a line is too long")
         try:
-            return self._lines.popleft().decode("ascii")
+            return line.decode("ascii")
         except UnicodeDecodeError:
             raise Fault(errno.EINVAL, "a line is no text") from None
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from tests.net.lab import Lab, LabError, Namespace, Proc
+from tests.net.lab import Lab, LabError, Namespace, Proc, python_module
 
 SOCKETS: Final = Path("/var/run/wireguard")
 START_TIMEOUT_S: Final = 10.0
@@ -83,6 +83,8 @@ class PeerState(NamedTuple):
 class WgDevice:
     """One wireguard-go process with its interface, addresses and routes inside a namespace."""
 
+    command: Sequence[str] = ("wireguard-go", "-f")
+
     def __init__(
         self,
         lab: Lab,
@@ -121,7 +123,7 @@ class WgDevice:
             "LOG_LEVEL": "verbose",
             "WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1",
         }
-        argv = ["wireguard-go", "-f", self.interface]
+        argv = [*self.command, self.interface]
         self._proc = self.namespace.spawn(argv, f"{self.namespace.role}-{self.interface}", env)
         self._wait_ready()
         self._configure(
@@ -219,7 +221,7 @@ class WgDevice:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not (self._socket.exists() and self.interface in self.namespace.devices()):
             if not self.proc.running or time.monotonic() > deadline_s:
-                raise LabError(f"wireguard-go did not start\n{self.proc.output[-4000:]}")
+                raise LabError(f"{self.command[0]} did not start\n{self.proc.output[-4000:]}")
             time.sleep(POLL_S)
 
     def _gone(self) -> None:
@@ -227,13 +229,22 @@ class WgDevice:
         self._proc = None
 
 
+class JvpnWgDevice(WgDevice):
+    """The same with `jvpn wg` in place of wireguard-go."""
+
+    command = (*python_module("gateway.ops.cli"), "wg", "-f")
+
+
 class WgQuick:
     """A stock client from a wg-quick file: `wg-quick up` with wireguard-go below it, default route and
     all.
     """
 
-    def __init__(self, lab: Lab, namespace: Namespace, text: str) -> None:
-        self.namespace = namespace
+    def __init__(
+        self, lab: Lab, namespace: Namespace, text: str, *, implementation: str = "wireguard-go"
+    ) -> None:
+        """``implementation`` is one word: a name or a path."""
+        self.namespace, self._implementation = namespace, implementation
         self.interface = f"wq{secrets.token_hex(4)}"
         self._file = lab.tmp / f"{self.interface}.conf"
         self._file.touch(mode=0o600)
@@ -243,7 +254,7 @@ class WgQuick:
 
     def start(self) -> Self:
         """`wg-quick up`."""
-        env = {"WG_QUICK_USERSPACE_IMPLEMENTATION": "wireguard-go"}
+        env = {"WG_QUICK_USERSPACE_IMPLEMENTATION": self._implementation}
         self.namespace.run(["wg-quick", "up", str(self._file)], env=env)
         return self
 

@@ -11,9 +11,9 @@ from typing import Final
 
 import click
 
-# What other implementations take; without it errors only.
+# What other implementations take; without it errors only. Nothing here is ever logged as critical.
 LEVELS: Final = {
-    "silent": logging.CRITICAL + 1,
+    "silent": logging.CRITICAL,
     "error": logging.ERROR,
     "verbose": logging.DEBUG,
     "debug": logging.DEBUG,
