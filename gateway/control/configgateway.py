@@ -84,6 +84,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         peers=peers,
         offload=read_offload(tables.offload),
         workers=read_workers(tables.workers, problems),
+        wg_socket=table.wg_socket,
         warnings=tuple(problems.warnings),
     )
     problems.raise_if_any()

@@ -105,6 +105,7 @@ class GatewayConfig:
     warnings: tuple[str, ...]
     offload: Offload = DEFAULT_OFFLOAD
     workers: Workers = ON_THE_LOOP
+    wg_socket: bool = True
 
 
 @dataclass(frozen=True, slots=True)

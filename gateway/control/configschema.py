@@ -43,6 +43,7 @@ class GatewayTable(Table, frozen=True):
     advertise: list[str] = []
     dns: list[str] = []
     fwmark: int = 0
+    wg_socket: bool = True
     carrier: str = "udp"
 
 

@@ -35,6 +35,8 @@ from gateway.control.sessiondocs import SessionDocs
 from gateway.control.sessions import Live
 from gateway.control.status import status_document
 from gateway.control.tunnel import Tunnel, TunnelLimits
+from gateway.control.wggateway import WgGateway
+from gateway.control.wgserver import SOCKETS, WgServer
 from gateway.core.inputs import OperatorTerminate
 from gateway.dataplane.engine import Endpoint
 from gateway.errors import DataplaneError, JumpError
@@ -78,6 +80,7 @@ class Gateway:
         self._netlink: Netlink | None = None
         self._network: GatewayNetwork | None = None
         self._control: ControlServer | None = None
+        self._wg: WgServer | None = None
         # Routes of peers that came or went, until the command that did it has made them hold.
         self._route_changes: list[tuple[bool, list[str]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -115,6 +118,8 @@ class Gateway:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._wg is not None:
+            await self._wg.stop()
         if self._control is not None:
             await self._control.stop()
         if self._tunnel is not None:
@@ -249,6 +254,23 @@ class Gateway:
             handlers[name] = self._then_routes(handler)
         self._control = ControlServer(self._control_path(), handlers, on_error=self._handler_failed)
         await self._control.start()
+        if self._config.wg_socket:
+            await self._serve_wg(tunnel, handlers)
+
+    async def _serve_wg(self, tunnel: Tunnel, handlers: dict[str, Handler]) -> None:
+        """For WireGuard's own tools. A gateway that may not write there works without."""
+        backend = WgGateway(self._config, tunnel, add=handlers["peer.add"], remove=handlers["peer.remove"])
+        server = WgServer(
+            SOCKETS / f"{self._config.interface}.sock",
+            backend,
+            on_error=lambda error: self._handler_failed("wg set", error),
+        )
+        try:
+            await server.start()
+        except JumpError as error:
+            self._log.info("not served to wg", reason=str(error))
+        else:
+            self._wg = server
 
     def _then_routes(self, handler: Handler) -> Handler:
         """A command is answered when its peer's routes hold as well."""

@@ -32,6 +32,8 @@ from gateway.control.wgsocket import (
     HostPort,
     PeerChange,
     PeerState,
+    handshake_unix_ns,
+    shown,
 )
 from gateway.dataplane.engine import Endpoint
 from gateway.errors import DataplaneError, JumpError
@@ -47,20 +49,12 @@ MTU_MAX_BYTES: Final = 65_535
 class Known:
     """What the tools have said of a peer."""
 
-    __slots__ = ("allowed", "at", "handshake_ns", "handshake_unix_ns", "peer")
+    __slots__ = ("allowed", "at", "peer")
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.allowed: dict[Network, None] = {}  # in the order they came
         self.at: HostPort | None = None  # where it was last, for as long as no socket is open
-        self.handshake_ns = self.handshake_unix_ns = 0
-
-    def stamp(self, latest_ns: int) -> int:
-        """Wall time of its latest handshake: read once for each, or the two clocks would make it wander."""
-        if latest_ns != self.handshake_ns:
-            self.handshake_ns = latest_ns
-            self.handshake_unix_ns = clock.unix_ns() - (clock.now_ns() - latest_ns)
-        return self.handshake_unix_ns
 
 
 class WgDevice:
@@ -94,12 +88,13 @@ class WgDevice:
     def _peer_state(self, known: Known) -> PeerState:
         peer = known.peer
         stats = self._tunnel.engine.stats(peer.slot)
-        latest_ns = stats["latest_handshake_ns"]
         return PeerState(
             public_key=peer.config.public_key,
             preshared_key=peer.keys.psk,
-            endpoint=_shown(self._where(known)),
-            handshake_unix_ns=known.stamp(latest_ns) if latest_ns else 0,
+            endpoint=shown(self._where(known)),
+            handshake_unix_ns=handshake_unix_ns(
+                stats["latest_handshake_ns"], clock.now_ns(), clock.unix_ns()
+            ),
             rx_bytes=stats["rx_bytes"],
             tx_bytes=stats["tx_bytes"],
             keepalive_s=peer.config.keepalive_s,
@@ -316,9 +311,3 @@ class WgDevice:
             self._tunnel.engine.remove_route(network, known.peer.slot)
             del self._owners[network]
             del known.allowed[network]
-
-
-def _shown(at: HostPort | None) -> str:
-    if at is None:
-        return ""
-    return f"[{at[0]}]:{at[1]}" if ":" in at[0] else f"{at[0]}:{at[1]}"

@@ -252,6 +252,18 @@ def describe(device: DeviceState) -> Iterator[bytes]:
     yield answer(0)
 
 
+def handshake_unix_ns(latest_ns: int, now_ns: int, unix_ns: int) -> int:
+    """Wall time of a handshake that a clock since boot has stamped; 0 stays 0, for never."""
+    return unix_ns - (now_ns - latest_ns) if latest_ns else 0
+
+
+def shown(at: HostPort | None) -> str:
+    """An endpoint as the tools write it, "" for none."""
+    if at is None:
+        return ""
+    return f"[{at[0]}]:{at[1]}" if ":" in at[0] else f"{at[0]}:{at[1]}"
+
+
 def _peer_lines(peer: PeerState) -> Iterator[str]:
     yield f"public_key={peer.public_key.hex()}"
     yield f"preshared_key={peer.preshared_key.hex()}"
