@@ -15,7 +15,6 @@ from gateway.control.configgateway import (
     read_fwmark,
     read_mtu,
     read_offload,
-    read_socket,
     read_timers,
     read_workers,
 )
@@ -31,6 +30,7 @@ from gateway.control.configpeers import (
 from gateway.control.configpolicy import read_policy, with_keys
 from gateway.control.configreport import Problems, decode, read_toml
 from gateway.control.configschema import DEFAULT_INTERFACE, ClientFile, ClientGatewayTable, ClientTable
+from gateway.control.configstats import read_socket
 from gateway.control.configtransport import read_transport
 
 DEFAULT_KEY_FILE: Final = "client.key"
@@ -65,7 +65,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         ),
         timers=timers,
         policy=policy,
-        control_socket=read_socket(tables.control.socket, problems),
+        control_socket=read_socket(tables.control.socket, "control.socket", problems),
         gateways=tuple(gateways.values()),
         transport=read_transport(tables.transport, problems),
         offload=read_offload(tables.offload),

@@ -26,6 +26,7 @@ from gateway.control.configschema import (
     PoolTable,
     WorkersTable,
 )
+from gateway.control.configstats import read_socket, read_stats
 from gateway.core.policy import Policy
 from gateway.frames import ENDPOINTS_MAX
 from gateway.noise.timers import DEFAULT as DEFAULT_TIMERS
@@ -80,11 +81,12 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         under_load_per_s=_under_load(tables.handshake.under_load_per_s, problems),
         timers=timers,
         policy=policy,
-        control_socket=read_socket(tables.control.socket, problems),
+        control_socket=read_socket(tables.control.socket, "control.socket", problems),
         peers=peers,
         offload=read_offload(tables.offload),
         workers=read_workers(tables.workers, problems),
         wg_socket=table.wg_socket,
+        stats=read_stats(tables.stats, problems, origin),
         warnings=tuple(problems.warnings),
     )
     problems.raise_if_any()
@@ -258,14 +260,3 @@ def read_workers(table: WorkersTable, problems: Problems) -> Workers:
             f"the event loop is one worker, not {count}; write count = 1, or leave native out",
         )
     return Workers(count, count > 1 if table.native is None else table.native)
-
-
-def read_socket(text: str, problems: Problems) -> Path | None:
-    """The control socket's path when it is not the default one."""
-    if not text:
-        return None
-    if not text.startswith("/") or "\0" in text or len(text.encode()) > 107:
-        problems.add(
-            "control.socket", "must be an absolute path of at most 107 bytes (the limit of UNIX sockets)"
-        )
-    return Path(text.replace("\0", ""))

@@ -78,6 +78,31 @@ ON_THE_LOOP: Final = Workers()
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """Files of a TLS listener. With ``client_ca`` a client shows a certificate of that authority."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The stats endpoint. ``socket`` is ``None`` for the default place in the runtime directory."""
+
+    enabled: bool = True
+    listen: tuple[Endpoint, ...] = ()
+    socket: Path | None = None
+    hosts: frozenset[str] = frozenset()  # names, lower case, that a Host header may have besides localhost
+    token: bytes = field(repr=False, default=b"")  # b"": none is asked for
+    tls: Tls | None = None
+    per_session: bool = False
+
+
+NO_STATS: Final = Stats(enabled=False)
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """A gateway. ``control_socket`` is ``None`` for the default place in the runtime directory."""
 
@@ -106,6 +131,7 @@ class GatewayConfig:
     offload: Offload = DEFAULT_OFFLOAD
     workers: Workers = ON_THE_LOOP
     wg_socket: bool = True
+    stats: Stats = NO_STATS
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,20 @@ class ControlTable(Table, frozen=True):
     socket: str = ""
 
 
+class StatsTable(Table, frozen=True):
+    """The stats endpoint: HTTP, read only, for monitoring."""
+
+    enabled: bool = True
+    listen: list[str] = msgspec.field(default_factory=lambda: [f"127.0.0.1:{DEFAULT_PORT + 1}"])
+    socket: str = ""
+    hosts: list[str] = []
+    token_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    tls_client_ca_file: str = ""
+    per_session: bool = False
+
+
 class PeerTable(Table, frozen=True):
     name: str = ""
     public_key: str = ""
@@ -118,6 +132,7 @@ class GatewayFile(Table, frozen=True):
     offload: OffloadTable = OffloadTable()
     workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
+    stats: StatsTable = StatsTable()
     peer: list[PeerTable] = []
 
 

@@ -25,6 +25,7 @@ from gateway.control.configmodel import GatewayConfig
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
 from gateway.control.gatewaykeeper import GatewayKeeper
+from gateway.control.observed import MakeSurface, Observed, Phase, Surface
 from gateway.control.peerbook import PeerBook, catch_up, peer_handlers
 from gateway.control.peers import Peer
 from gateway.control.peersfile import PeersFile
@@ -32,7 +33,7 @@ from gateway.control.ping import Pinger
 from gateway.control.records import Records
 from gateway.control.resolve import resolve
 from gateway.control.sessiondocs import SessionDocs
-from gateway.control.sessions import Live
+from gateway.control.sessions import Live, Sessions
 from gateway.control.status import status_document
 from gateway.control.tunnel import Tunnel, TunnelLimits
 from gateway.control.wggateway import WgGateway
@@ -52,7 +53,7 @@ _CALLS_PER_TURN: Final = 16
 _CALL_PAUSE_S: Final = 0.01
 
 
-def run(config_path: Path | None, state_dir: Path) -> int:
+def run(config_path: Path | None, state_dir: Path, surface: MakeSurface | None = None) -> int:
     """Run a gateway until it is told to stop; the process's exit status. Without a file it makes one."""
     if config_path is None:
         made = statedir.bootstrap_gateway(state_dir)
@@ -63,13 +64,19 @@ def run(config_path: Path | None, state_dir: Path) -> int:
         config_path = made.config_path
     loaded = config.load_gateway(config_path)
     log = daemon.logger()
-    return daemon.run(Gateway(loaded, state_dir, log), log)
+    return daemon.run(Gateway(loaded, state_dir, log, surface), log)
 
 
 class Gateway:
     """One gateway on this machine."""
 
-    def __init__(self, loaded: GatewayConfig, state_dir: Path, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        loaded: GatewayConfig,
+        state_dir: Path,
+        log: structlog.stdlib.BoundLogger,
+        surface: MakeSurface | None = None,
+    ) -> None:
         self._config = loaded
         self._state_dir = state_dir
         self._log = log.bind(interface=loaded.interface)
@@ -81,6 +88,9 @@ class Gateway:
         self._network: GatewayNetwork | None = None
         self._control: ControlServer | None = None
         self._wg: WgServer | None = None
+        self._make_surface = surface
+        self._surface: Surface | None = None
+        self._seen: Observed | None = None
         # Routes of peers that came or went, until the command that did it has made them hold.
         self._route_changes: list[tuple[bool, list[str]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,6 +115,8 @@ class Gateway:
         tunnel.start()
         catch_up(book, self._install, self._uninstall)
         await self._apply_routes()
+        if self._seen is not None:
+            self._seen.phase = Phase.SERVING
         self._log.info(
             "gateway ready",
             listen=tunnel.local_addresses(),
@@ -115,11 +127,15 @@ class Gateway:
 
     async def stop(self) -> None:
         """Take everything down in reverse; what cannot be undone is logged and stays in the journal."""
+        if self._seen is not None:
+            self._seen.phase = Phase.DRAINING
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._wg is not None:
             await self._wg.stop()
+        if self._surface is not None:
+            await self._surface.stop()
         if self._control is not None:
             await self._control.stop()
         if self._tunnel is not None:
@@ -250,6 +266,7 @@ class Gateway:
                 ping=Pinger(self._keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
             )
             handlers.update(docs.handlers())
+            await self._show(tunnel, self._keeper.sessions, docs, records)
         for name, handler in peer_handlers(book, self._install, self._uninstall).items():
             handlers[name] = self._then_routes(handler)
         self._control = ControlServer(self._control_path(), handlers, on_error=self._handler_failed)
@@ -271,6 +288,20 @@ class Gateway:
             self._log.info("not served to wg", reason=str(error))
         else:
             self._wg = server
+
+    async def _show(self, tunnel: Tunnel, sessions: Sessions, docs: SessionDocs, records: Records) -> None:
+        """Open the stats endpoint, from before the first packet until after the last."""
+        self._seen = Observed(
+            interface=self._config.interface,
+            started_ns=self._started_ns,
+            tunnel=tunnel,
+            sessions=sessions,
+            docs=docs,
+            records=records,
+        )
+        if self._make_surface is not None:
+            self._surface = self._make_surface(self._seen, self._config.stats, self._log)
+            await self._surface.start()
 
     def _then_routes(self, handler: Handler) -> Handler:
         """A command is answered when its peer's routes hold as well."""

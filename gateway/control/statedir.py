@@ -93,6 +93,11 @@ def control_socket(interface: str, environ: Mapping[str, str] = os.environ) -> P
     return runtime_dir(environ) / f"{interface}.sock"
 
 
+def stats_socket(interface: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """The stats endpoint's socket; its name is no control socket's."""
+    return runtime_dir(environ) / f"{interface}.http"
+
+
 def control_sockets(environ: Mapping[str, str] = os.environ) -> list[Path]:
     """All sockets in the runtime directory, live or stale, by name."""
     try:

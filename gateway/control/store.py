@@ -165,6 +165,11 @@ class Store:
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
+    @property
+    def failing(self) -> bool:
+        """Whether the last write did not work."""
+        return self._failing
+
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until everything saved so far is committed. Blocks."""
         with self._wake:

@@ -243,6 +243,19 @@ class Tunnel:
         udp = self.engine.udp_features()
         return {**udp, **{name: name in tun for name in ("vnet_hdr", "csum", "tso4", "tso6", "uso4", "uso6")}}
 
+    def lanes(self) -> list[tuple[tuple[int, ...], int]]:
+        """Of each worker: the descriptors it reads, and a number that grows whenever it has read something."""
+        ports = [self._ports[socket_id] for socket_id in sorted(self._listening)]
+        queues = (self._tun.fd, *self._tun.more) if self._tun is not None else ()
+        if self.workers.native:
+            marks = [worker["wakeups"] for worker in self.engine.worker_stats()]
+        else:
+            marks = [sum(self.engine.counters().values())]
+        return [
+            (tuple(port[n].fileno() for port in ports if n < len(port)) + queues[n : n + 1], mark)
+            for n, mark in enumerate(marks)
+        ]
+
     def worker_stats(self) -> list[dict[str, int]]:
         """What each native worker has done: wakeups, rx_datagrams, tx_datagrams, cpu_ns. Empty without any."""
         return self.engine.worker_stats()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import struct
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,10 @@ TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
 TUNGETFEATURES: Final = 0x800454CF
 TUNSETVNETHDRSZ: Final = 0x400454D8
+
+# linux/sockios.h, linux/if.h
+SIOCGIFFLAGS: Final = 0x8913
+IFF_UP: Final = 0x0001
 
 # What the data plane reads and writes before each packet (struct virtio_net_hdr).
 VNET_HEADER_BYTES: Final = 10
@@ -117,6 +122,16 @@ def open_tun(
             os.close(each)
         raise
     return Tun(fd, name, frozenset(features), tuple(opened[1:]))
+
+
+def is_up(name: str) -> bool:
+    """Whether an interface exists and is up."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as asked:
+            answer = fcntl.ioctl(asked, SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0))
+    except OSError:
+        return False
+    return bool(_IFREQ.unpack(answer)[1] & IFF_UP)
 
 
 def _wanted_flags(fd: int, vnet_hdr: bool, queues: int) -> int:

@@ -40,6 +40,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[offload]": configschema.OffloadTable,
     "[workers]": configschema.WorkersTable,
     "[control]": configschema.ControlTable,
+    "[stats]": configschema.StatsTable,
     "[[peer]]": configschema.PeerTable,
     "peers.toml": configschema.PeersDocument,
     "[client]": configschema.ClientTable,

@@ -27,8 +27,9 @@ def gateway(ctx: click.Context, config_path: Path | None, state_dir: Path | None
       jvpn gateway -c /etc/jvpn/gateway.toml --state-dir /var/lib/jvpn
     """
     from gateway.control import gateway as daemon
+    from gateway.ops.stats.server import make
 
-    ctx.exit(daemon.run(config_path, statedir.state_dir(state_dir)))
+    ctx.exit(daemon.run(config_path, statedir.state_dir(state_dir), make))
 
 
 @click.command(epilog="Addresses, routes and DNS are put back as they were when it ends.")

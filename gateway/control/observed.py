@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a running gateway lets others look at, and how they are put beside it.
+
+Rule: imports point down, so whoever shows a gateway (``ops``) is handed to it by who starts both.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from gateway.control.configmodel import Stats
+from gateway.control.records import Records
+from gateway.control.sessiondocs import SessionDocs
+from gateway.control.sessions import Sessions
+from gateway.control.tunnel import Tunnel
+
+
+class Phase(enum.Enum):
+    """Where the process is in its life."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DRAINING = "draining"
+
+
+@dataclass(slots=True)
+class Observed:
+    """One gateway. Only ``phase`` changes."""
+
+    interface: str
+    started_ns: int
+    tunnel: Tunnel
+    sessions: Sessions
+    docs: SessionDocs
+    records: Records
+    phase: Phase = Phase.STARTING
+
+
+class Surface(Protocol):
+    """Shows a gateway. A start that fails never stops the gateway."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+
+
+MakeSurface = Callable[[Observed, Stats, structlog.stdlib.BoundLogger], Surface]

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stats endpoint: a gateway's state over HTTP, read only."""

@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stats endpoint's listeners on the gateway's own loop, and the bounds that nobody who asks can exceed.
+
+Rule 1: what it costs to be asked is bounded per listener: connections, sizes, and the time until a request is there and
+its answer taken. Who is refused leaves nothing behind, no log line either.
+Rule 2: the tunnel comes first. An address that is taken is logged and done without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict
+
+from gateway.control import statedir
+from gateway.control.configfields import Endpoint
+from gateway.control.configmodel import Stats, Tls
+from gateway.control.observed import Observed
+from gateway.ops.stats.access import Access
+from gateway.ops.stats.answers import SERVER, Denial, Pages, refusal
+from gateway.ops.stats.watch import Watch
+
+# Each listener's own: whoever fills the TCP one leaves the UNIX socket free.
+CONNECTIONS_MAX: Final = 64
+# For a whole request to arrive, its answer to be taken, and the next one to begin.
+REQUEST_S: Final = 10.0
+LINE_MAX_BYTES: Final = 4096
+HEADERS_MAX: Final = 64
+# Who is asked to stop has this long to finish its answer.
+STOP_S: Final = 1.0
+
+Ask = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+# aiohttp would log every malformed request with its traceback.
+_SILENT: Final = logging.Logger("stats", logging.CRITICAL + 1)
+
+
+def make(seen: Observed, settings: Stats, log: structlog.stdlib.BoundLogger) -> StatsServer:
+    """The endpoint of one gateway, not listening yet."""
+    return StatsServer(seen, settings, log)
+
+
+class Door(web.Server):
+    """The connections of one listener. Each has a deadline; ``hold`` lifts it for an answer that has no end."""
+
+    def __init__(self, ask: Ask, access: Access, connections_max: int, request_s: float) -> None:
+        super().__init__(
+            self._admit,
+            handler_cancellation=True,
+            access_log=None,
+            logger=_SILENT,
+            keepalive_timeout=request_s,
+            lingering_time=0,
+            max_line_size=LINE_MAX_BYTES,
+            max_field_size=LINE_MAX_BYTES,
+            max_headers=HEADERS_MAX,
+            auto_decompress=False,
+        )
+        self._ask = ask
+        self.access = access
+        self._connections_max = connections_max
+        self._request_s = request_s
+        self._deadlines: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self.refused = 0
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self._deadlines) >= self._connections_max:
+            self.refused += 1
+            transport.abort()
+            return
+        self._arm(handler, transport)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.hold(handler)
+
+    def _arm(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        self.hold(handler)
+        loop = asyncio.get_running_loop()
+        self._deadlines[handler] = loop.call_later(self._request_s, transport.abort)
+
+    def hold(self, handler: RequestHandler) -> None:
+        """No deadline from now on."""
+        timer = self._deadlines.pop(handler, None)
+        if timer is not None:
+            timer.cancel()
+
+    async def _admit(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Judge first; every refusal ends the connection."""
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError
+        self._arm(request.protocol, transport)
+        own = request.protocol.sockname
+        address = own[0] if isinstance(own, tuple) else ""
+        denied = self.access.judge(request.method, request.headers, address, request.scheme)
+        response = refusal(denied) if denied is not None else await self._ask(request)
+        if denied is not None:
+            response.force_close()
+        return response
+
+
+class StatsServer:
+    """All listeners of one gateway, and what watches over it for them."""
+
+    def __init__(
+        self,
+        seen: Observed,
+        settings: Stats,
+        log: structlog.stdlib.BoundLogger,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        request_s: float = REQUEST_S,
+    ) -> None:
+        self._seen = seen
+        self._settings = settings
+        self._log = log
+        self._connections_max = connections_max
+        self._request_s = request_s
+        self._watch = Watch(seen.tunnel)
+        self._pages = Pages(seen, self._watch, per_session=settings.per_session)
+        self._doors: list[Door] = []
+        self._servers: list[asyncio.Server] = []
+        self._socket_path: Path | None = None
+
+    async def start(self) -> None:
+        """Listen wherever that works."""
+        if not self._settings.enabled:
+            return
+        self._watch.start()
+        self._pages.start()
+        await self._try("its socket", self._listen_unix)
+        context = await self._try("TLS", self._context)
+        if self._settings.tls is not None and context is None:
+            return
+        for address in self._settings.listen:
+            await self._try(str(address), partial(self._listen_tcp, address, context))
+
+    async def stop(self) -> None:
+        """Close everything; answers without an end are cut."""
+        self._pages.stop()
+        self._watch.stop()
+        for server in self._servers:
+            server.close()
+        for door in self._doors:
+            door.pre_shutdown()
+            await door.shutdown(STOP_S)
+        self._servers.clear()
+        if self._socket_path is not None:
+            self._socket_path.unlink(missing_ok=True)
+            self._socket_path = None
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens by TCP."""
+        named = [sock.getsockname() for server in self._servers for sock in server.sockets]
+        return [(name[0], name[1]) for name in named if isinstance(name, tuple)]
+
+    # --- listeners --------------------------------------------------------------------------------------------
+
+    async def _try(self, where: str, attempt: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await attempt()
+        except (OSError, ssl.SSLError, ValueError) as error:
+            self._log.error("stats endpoint does not listen", where=where, reason=str(error))
+            return None
+
+    def _door(self, access: Access) -> Door:
+        door = Door(self._answer, access, self._connections_max, self._request_s)
+        self._doors.append(door)
+        return door
+
+    async def _listen_tcp(self, at: Endpoint, context: ssl.SSLContext | None) -> None:
+        door = self._door(Access(self._settings.hosts, self._settings.token))
+        loop = asyncio.get_running_loop()
+        handshake_s = self._request_s if context is not None else None
+        self._servers.append(
+            await loop.create_server(
+                door,
+                at.host,
+                at.port,
+                ssl=context,
+                ssl_handshake_timeout=handshake_s,
+                backlog=CONNECTIONS_MAX,
+            )
+        )
+
+    async def _listen_unix(self) -> None:
+        path = self._settings.socket or statedir.stats_socket(self._seen.interface)
+        statedir.ensure_dir(path.parent)
+        listener = _bind_unix(path)
+        self._socket_path = path
+        door = self._door(Access(local=True))
+        self._servers.append(
+            await asyncio.get_running_loop().create_unix_server(door, sock=listener, backlog=CONNECTIONS_MAX)
+        )
+
+    async def _context(self) -> ssl.SSLContext | None:
+        return tls_context(self._settings.tls) if self._settings.tls is not None else None
+
+    # --- answers ----------------------------------------------------------------------------------------------
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._pages.answer(request, self._hold)
+        except Denial as denial:
+            return refusal(denial.denied)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # a document's fault must not end the connection without a word
+            self._log.error("stats request failed", path=request.path, error=repr(error))
+            return web.Response(status=500, headers=CIMultiDict({"Server": SERVER}))
+
+    def _hold(self, request: web.BaseRequest) -> None:
+        for door in self._doors:
+            door.hold(request.protocol)
+
+
+def tls_context(files: Tls) -> ssl.SSLContext:
+    """TLS 1.2 or later; with a client CA nobody without a certificate of it gets in."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    if files.client_ca is not None:
+        context.load_verify_locations(files.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """The daemon holds its control socket's lock, so what lies here is a killed one's."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if path.is_socket():
+            path.unlink()
+        os.fchmod(listener.fileno(), 0o600)  # before bind, so that the file is never open to others
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
