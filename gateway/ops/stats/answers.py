@@ -19,6 +19,8 @@ from gateway.errors import JumpError, NotFound, Refused, UsageError
 from gateway.net import tun
 from gateway.ops.stats.access import Denied
 from gateway.ops.stats.box import Box
+from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition
+from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.watch import Watch
 
 SERVER: Final = "jvpn"
@@ -68,17 +70,21 @@ class Pages:
         self._watch = watch
         self._per_session = per_session
         self._box = Box()
+        self._tally = Tally(seen.records.audit)
         self._routes: dict[str, Page] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/stats": self._stats,
+            "/metrics": self._metrics,
         }
 
     def start(self) -> None:
         """Count from now on."""
+        self._tally.start()
 
     def stop(self) -> None:
         """Nothing is counted any more."""
+        self._tally.stop()
 
     async def answer(self, request: web.BaseRequest, hold: Hold) -> web.StreamResponse:
         """The document under the request's path; ``Denial`` says why there is none."""
@@ -147,6 +153,12 @@ class Pages:
             "box": await self._box.document(),
         }
         return document(body)
+
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+        scrape = Scrape(self._seen, self._watch, self._tally, await self._box.document())
+        wanted = "application/openmetrics-text" in request.headers.get("Accept", "")
+        body = await exposition(scrape, open_metrics=wanted, per_session=self._per_session)
+        return plain(body, OPENMETRICS_TYPE if wanted else TEXT_TYPE)
 
 
 def sessions_by_state(seen: Observed) -> dict[str, int]:

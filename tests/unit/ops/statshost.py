@@ -73,7 +73,7 @@ class Made:
     def add_session(self, number: int = 1) -> Live:
         """A stock session of a new peer, attached somewhere."""
         now_ns = clock.now_ns()
-        key = number.to_bytes(32, "little")
+        key = (number + 100).to_bytes(32, "little")
         peer = self.tunnel.peers.add(PeerConfig(f"peer{number}", key, PSK), now_ns)
         at = dp.Endpoint.of("127.0.0.1", 9, self.tunnel.engine.socket_for(False))
         first = First(1, address_name(at))
@@ -86,8 +86,7 @@ class Made:
         """The peer roams: its session switches to another port."""
         at = dp.Endpoint.of("127.0.0.1", port, self.tunnel.engine.socket_for(False))
         name = live.name(at)
-        self.sessions.feed(clock.now_ns(), live, inp.StockAddressSeen(name, newest=True))
-        self.sessions.feed(clock.now_ns(), live, inp.Confirmed(name))
+        self.sessions.feed(clock.now_ns(), live, inp.StockHandshake(name))
 
     def close(self) -> None:
         self.tunnel.stop()

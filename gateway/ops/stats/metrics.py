@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""/metrics: the text that Prometheus reads, written line by line.
+
+Rule: a scrape costs the same with one session as with thousands, but for one pass over them. Names of sessions are
+labels only where they were asked for (``stats.per_session``). Directions: ``in`` comes from peers, ``out`` goes to
+them; ``outer`` is what travels between the machines, ``inner`` what the tunnel carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from gateway import __version__
+from gateway.constants import NS_PER_S
+from gateway.control.observed import Observed
+from gateway.control.sessions import Live
+from gateway.core.states import LIVE
+from gateway.crypto import sodium_features
+from gateway.ops.stats.tally import Tally
+from gateway.ops.stats.watch import Histogram, Watch
+
+TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+# Sessions per turn of the loop where each has series of its own.
+_BATCH: Final = 200
+
+
+class Text:
+    """The exposition under construction. ``open_metrics``: families of counters lose their suffix, EOF ends it."""
+
+    def __init__(self, *, open_metrics: bool = False) -> None:
+        self._open_metrics = open_metrics
+        self._lines: list[str] = []
+
+    def family(self, name: str, kind: str, tells: str) -> None:
+        """Begin a family; its samples follow."""
+        if self._open_metrics and kind == "counter":
+            name = name.removesuffix("_total")
+        self._lines.append(f"# HELP {name} {tells}\n# TYPE {name} {kind}")
+
+    def sample(self, name: str, value: float, **labels: str) -> None:
+        inside = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
+        self._lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
+
+    def one(self, name: str, kind: str, tells: str, value: float) -> None:
+        """A family of one sample."""
+        self.family(name, kind, tells)
+        self.sample(name, value)
+
+    def each(self, name: str, kind: str, tells: str, label: str, values: Mapping[str, float]) -> None:
+        """A family with one label."""
+        self.family(name, kind, tells)
+        for text, value in values.items():
+            self.sample(name, value, **{label: text})
+
+    def histogram(self, name: str, tells: str, found: Histogram) -> None:
+        self.family(name, "histogram", tells)
+        below = 0
+        for bound, count in zip((*map(str, found.bounds), "+Inf"), found.counts, strict=True):
+            below += count
+            self.sample(f"{name}_bucket", below, le=bound)
+        self.sample(f"{name}_sum", found.total)
+        self.sample(f"{name}_count", below)
+
+    def encode(self) -> bytes:
+        """The whole text."""
+        end = ["# EOF"] if self._open_metrics else []
+        return "\n".join((*self._lines, *end, "")).encode()
+
+
+def escaped(text: str) -> str:
+    """A label's value between its quotes."""
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+class Scrape(NamedTuple):
+    """What one answer is made of. ``box`` is the last reading of the machine."""
+
+    seen: Observed
+    watch: Watch
+    tally: Tally
+    box: Mapping[str, Any]
+
+
+async def exposition(scrape: Scrape, *, open_metrics: bool, per_session: bool) -> bytes:
+    """The answer to one scrape."""
+    text = Text(open_metrics=open_metrics)
+    _sessions(text, scrape.seen)
+    _decisions(text, scrape.tally)
+    _handshakes(text, scrape.seen)
+    _traffic(text, scrape.seen.tunnel.engine.counters())
+    _records(text, scrape.seen)
+    _progress(text, scrape)
+    _process(text, scrape.box)
+    if per_session:
+        await _per_session(text, scrape.seen)
+    return text.encode()
+
+
+# --- sessions and paths ------------------------------------------------------------------------------------------
+
+
+def _sessions(text: Text, seen: Observed) -> None:
+    states = dict.fromkeys(LIVE, 0)
+    rtts_us: list[int] = []
+    losses_ppm: list[int] = []
+    for live in seen.sessions:
+        states[live.core.state] += 1
+        active = live.core.active
+        if active is not None and active.srtt_us:
+            rtts_us.append(active.srtt_us)
+            losses_ppm.append(active.loss_ppm)
+    by_name: dict[str, float] = {state.name: count for state, count in states.items()}
+    text.each("jvpn_sessions", "gauge", "Living sessions by state.", "state", by_name)
+    text.one("jvpn_peers", "gauge", "Configured peers.", len(seen.tunnel.peers))
+    rtt, loss = _spread(rtts_us, 1e6), _spread(losses_ppm, 1e6)
+    text.one("jvpn_paths_measured", "gauge", "Bound paths with a measurement.", len(rtts_us))
+    text.each("jvpn_path_rtt_seconds", "gauge", "Round trips over all bound paths.", "stat", rtt)
+    text.each("jvpn_path_loss_ratio", "gauge", "Loss over all bound paths.", "stat", loss)
+
+
+def _spread(values: list[int], scale: float) -> dict[str, float]:
+    """Median, 95th percentile and maximum; nothing without values."""
+    if not values:
+        return {}
+    values.sort()
+    last = len(values) - 1
+    return {
+        "median": values[last // 2] / scale,
+        "p95": values[last * 95 // 100] / scale,
+        "max": values[last] / scale,
+    }
+
+
+def _decisions(text: Text, tally: Tally) -> None:
+    text.family("jvpn_transitions_total", "counter", "Transitions of the session state machine.")
+    for (old, new, reason), count in tally.transitions.items():
+        text.sample("jvpn_transitions_total", count, **{"from": old, "to": new, "reason": reason})
+    text.family("jvpn_switches_total", "counter", "Switches of a binding, made and denied.")
+    for (kind, result, reason), count in tally.switches.items():
+        text.sample("jvpn_switches_total", count, kind=kind, result=result, reason=reason)
+    text.histogram(
+        "jvpn_recovery_seconds", "From leaving ATTACHED until ATTACHED again, by session.", tally.recovery
+    )
+    for name, tells, count in (
+        (
+            "jvpn_dual_binding_total",
+            "Bindings changed without a new epoch. Must stay 0.",
+            tally.dual_bindings,
+        ),
+        ("jvpn_silent_reset_total", "Versions that skipped or went back. Must stay 0.", tally.silent_resets),
+        ("jvpn_ambiguous_owner_total", "Ends without a provable owner. Must stay 0.", tally.ambiguous_owners),
+    ):
+        text.one(name, "counter", tells, count)
+
+
+def _handshakes(text: Text, seen: Observed) -> None:
+    """Completed ones, those that led nowhere by reason, and what the gate before them said."""
+    name = "jvpn_handshakes_total"
+    text.family(name, "counter", "Handshakes of peers by how they ended.")
+    exchange = seen.tunnel.exchange.counters
+    text.sample(name, exchange["completed"], result="ok", reason="")
+    for reason, count in sorted(exchange.items()):
+        if reason != "completed" and reason not in _HANDSHAKE_STEPS:
+            text.sample(name, count, result="failed", reason=reason)
+    steps: dict[str, float] = {step: exchange[step] for step in _HANDSHAKE_STEPS}
+    tells = "Steps of handshakes that are no end of one."
+    text.each("jvpn_handshake_steps_total", "counter", tells, "step", steps)
+    verdicts: dict[str, float] = dict(seen.tunnel.admission.counters)
+    text.each("jvpn_admission_total", "counter", "Verdicts before handshakes.", "verdict", verdicts)
+
+
+_HANDSHAKE_STEPS: Final = (
+    "initiations_sent",
+    "responses_sent",
+    "retries",
+    "crossed",
+    "yielded",
+    "cookies_received",
+)
+
+
+# --- traffic -----------------------------------------------------------------------------------------------------
+
+
+def _traffic(text: Text, counters: Mapping[str, int]) -> None:
+    get = counters.__getitem__
+    packets = {"in": get("tun_tx_packets"), "out": get("tun_rx_packets")}
+    datagrams = {"in": get("rx_datagrams"), "out": get("tx_datagrams")}
+    calls = {"in": get("rx_calls"), "out": get("tx_calls")}
+    text.each("jvpn_packets_total", "counter", "Inner packets.", "direction", packets)
+    text.each("jvpn_datagrams_total", "counter", "Outer datagrams.", "direction", datagrams)
+    text.each("jvpn_socket_calls_total", "counter", "Calls that moved datagrams.", "direction", calls)
+    batch = {way: datagrams[way] / calls[way] if calls[way] else 0.0 for way in calls}
+    text.each("jvpn_batch_packets", "gauge", "Datagrams per call since the start.", "direction", batch)
+    text.family("jvpn_bytes_total", "counter", "Bytes, inner and outer.")
+    for way, layer, counter in (
+        ("in", "outer", "rx_bytes"),
+        ("out", "outer", "tx_bytes"),
+        ("in", "inner", "tun_tx_bytes"),
+        ("out", "inner", "tun_rx_bytes"),
+    ):
+        text.sample("jvpn_bytes_total", get(counter), direction=way, layer=layer)
+    drops: dict[str, float] = {
+        name.removeprefix("drop_"): count for name, count in counters.items() if name.startswith("drop_")
+    }
+    text.each("jvpn_drops_total", "counter", "Packets dropped by fault.", "reason", drops)
+
+
+# --- the process -------------------------------------------------------------------------------------------------
+
+
+def _records(text: Text, seen: Observed) -> None:
+    audit = seen.records.audit.counters()
+    text.one("jvpn_audit_events_total", "counter", "Events of all sessions.", audit["events"])
+    text.one("jvpn_audit_gap_total", "counter", "Gaps in the audit journal.", audit["gaps"])
+    text.one("jvpn_audit_queued", "gauge", "Turns that are not written yet.", audit["queued"])
+    text.one("jvpn_audit_failing", "gauge", "1 while the journal cannot be written.", audit["failing"])
+    failing = int(seen.records.store.failing)
+    text.one("jvpn_store_failing", "gauge", "1 while the session store cannot be written.", failing)
+
+
+def _progress(text: Text, scrape: Scrape) -> None:
+    engine = scrape.seen.tunnel.engine
+    text.histogram(
+        "jvpn_loop_stall_seconds", "How late the event loop was, looked at 4/s.", scrape.watch.loop_stalls
+    )
+    text.one(
+        "jvpn_stalled", "gauge", "1 while the data plane does not move.", int(bool(scrape.watch.problems()))
+    )
+    interval_s = engine.idle_interval_ns / NS_PER_S
+    text.one("jvpn_probe_interval_seconds", "gauge", "What the budget allows an idle path.", interval_s)
+    text.family("jvpn_build_info", "gauge", "What runs here.")
+    python = ".".join(map(str, sys.version_info[:3]))
+    libsodium = sodium_features().version
+    text.sample("jvpn_build_info", 1, version=__version__, python=python, libsodium=libsodium)
+
+
+def _process(text: Text, box: Mapping[str, Any]) -> None:
+    """The names that every exporter has."""
+    process, udp = box["process"], box["udp"]
+    cpu_s = process["cpu_user_s"] + process["cpu_system_s"]
+    for name, kind, tells, value in (
+        ("process_cpu_seconds_total", "counter", "CPU time, user and system.", cpu_s),
+        ("process_resident_memory_bytes", "gauge", "Resident memory.", process["rss_bytes"]),
+        ("process_virtual_memory_bytes", "gauge", "Virtual memory.", process["virtual_bytes"]),
+        ("process_open_fds", "gauge", "Open file descriptors.", process["fds"]),
+        ("process_threads", "gauge", "Threads.", process["threads"]),
+        ("process_start_time_seconds", "gauge", "Start, Unix time.", process["started_unix_s"]),
+    ):
+        text.one(name, kind, tells, value)
+    text.each("jvpn_host_udp_errors_total", "counter", "UDP the kernel dropped here.", "kind", udp)
+
+
+# --- per session, only where asked for ---------------------------------------------------------------------------
+
+
+async def _per_session(text: Text, seen: Observed) -> None:
+    rows = [(live, {"session": live.core.session_id.hex(), "peer": live.core.peer}) for live in seen.sessions]
+    text.family("jvpn_session_state", "gauge", "1 for the state a session is in.")
+    for live, labels in rows:
+        text.sample("jvpn_session_state", 1, **labels, state=live.core.state.name)
+    await _session_traffic(text, seen, rows)
+    measured = [(live.core.active, labels) for live, labels in rows]
+    paths = [(path, labels) for path, labels in measured if path is not None and path.srtt_us]
+    text.family("jvpn_session_rtt_seconds", "gauge", "Round trip of the bound path.")
+    _rows(text, "jvpn_session_rtt_seconds", ((path.srtt_us / 1e6, labels) for path, labels in paths))
+    text.family("jvpn_session_loss_ratio", "gauge", "Loss of the bound path.")
+    _rows(text, "jvpn_session_loss_ratio", ((path.loss_ppm / 1e6, labels) for path, labels in paths))
+
+
+async def _session_traffic(text: Text, seen: Observed, rows: list[tuple[Live, dict[str, str]]]) -> None:
+    text.family("jvpn_session_bytes_total", "counter", "Outer bytes of a session's peer.")
+    for start in range(0, len(rows), _BATCH):
+        for live, labels in rows[start : start + _BATCH]:
+            if live.ended:  # while others had the loop
+                continue
+            stats = seen.tunnel.engine.stats(live.slot)
+            text.sample("jvpn_session_bytes_total", stats["rx_bytes"], **labels, direction="in")
+            text.sample("jvpn_session_bytes_total", stats["tx_bytes"], **labels, direction="out")
+        await asyncio.sleep(0)
+
+
+def _rows(text: Text, name: str, rows: Iterable[tuple[float, dict[str, str]]]) -> None:
+    for value, labels in rows:
+        text.sample(name, value, **labels)
