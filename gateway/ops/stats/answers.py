@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
-import msgspec
 from aiohttp import web
 
 from gateway import __version__
@@ -15,25 +14,23 @@ from gateway.control import clock
 from gateway.control.observed import Observed, Phase
 from gateway.control.status import counters
 from gateway.core.states import LIVE
-from gateway.errors import JumpError, NotFound, Refused, UsageError
+from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
 from gateway.net import tun
 from gateway.ops.stats.access import Denied
+from gateway.ops.stats.api import Api, Hold
 from gateway.ops.stats.box import Box
 from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition
+from gateway.ops.stats.openapi import DOCUMENT
+from gateway.ops.stats.reply import document, plain
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.watch import Watch
 
-SERVER: Final = "jvpn"
 LIVE_SCHEMA: Final = "jvpn.livez/1"
+SESSION_FOLDER: Final = "/api/v1/sessions"
 READY_SCHEMA: Final = "jvpn.readyz/1"
 STATS_SCHEMA: Final = "jvpn.stats/1"
-ERROR_SCHEMA: Final = "jvpn.error/1"
 
-_HEADERS: Final = {"Server": SERVER, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_MORE: Final = {401: {"WWW-Authenticate": 'Bearer realm="jvpn"'}, 405: {"Allow": "GET, HEAD"}}
-
-Hold = Callable[[web.BaseRequest], None]
-Page = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+Page = Callable[[web.BaseRequest, Hold], Awaitable[web.StreamResponse]]
 
 
 class Denial(Exception):
@@ -42,24 +39,6 @@ class Denial(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.denied = Denied(status, code, message)
-
-
-def document(body: dict[str, Any], status: int = 200, **headers: str) -> web.Response:
-    """A JSON answer."""
-    return plain(msgspec.json.encode(body), "application/json", status, **headers)
-
-
-def plain(body: bytes, content_type: str, status: int = 200, **headers: str) -> web.Response:
-    """An answer of any type."""
-    return web.Response(
-        body=body, status=status, headers={**_HEADERS, "Content-Type": content_type, **headers}
-    )
-
-
-def refusal(denied: Denied) -> web.Response:
-    """An error in the words of the command line's errors."""
-    error = {"code": denied.code, "message": denied.message}
-    return document({"schema": ERROR_SCHEMA, "error": error}, denied.status, **_MORE.get(denied.status, {}))
 
 
 class Pages:
@@ -71,11 +50,17 @@ class Pages:
         self._per_session = per_session
         self._box = Box()
         self._tally = Tally(seen.records.audit)
+        self._api = api = Api(seen)
         self._routes: dict[str, Page] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/stats": self._stats,
             "/metrics": self._metrics,
+            "/openapi.json": self._openapi,
+            "/api/v1/sessions": api.sessions,
+            "/api/v1/paths": api.paths,
+            "/api/v1/events": api.events,
+            "/api/v1/audit": api.audit,
         }
 
     def start(self) -> None:
@@ -83,28 +68,32 @@ class Pages:
         self._tally.start()
 
     def stop(self) -> None:
-        """Nothing is counted any more."""
+        """Nothing is counted and nobody followed any more."""
         self._tally.stop()
+        self._api.stop()
 
     async def answer(self, request: web.BaseRequest, hold: Hold) -> web.StreamResponse:
         """The document under the request's path; ``Denial`` says why there is none."""
-        page = self._routes.get(request.path)
+        folder, _, name = request.path.rpartition("/")
+        page = self._api.session if folder == SESSION_FOLDER and name else self._routes.get(request.path)
         if page is None:
             raise Denial(404, "not_found", "no such address; /openapi.json lists them")
         try:
-            return await page(request)
+            return await page(request, hold)
         except NotFound as error:
             raise Denial(404, "not_found", str(error)) from None
         except UsageError as error:
             raise Denial(400, "usage", str(error)) from None
         except Refused as error:
             raise Denial(403, "refused", str(error)) from None
+        except TryLater as error:
+            raise Denial(503, "try_later", str(error)) from None
         except JumpError as error:
             raise Denial(503, "failed", str(error)) from None
 
     # --- health -----------------------------------------------------------------------------------------------
 
-    async def _livez(self, _request: web.BaseRequest) -> web.Response:
+    async def _livez(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:
         """That this is answered at all says that the loop turns."""
         problems = self._watch.problems()
         body = {"schema": LIVE_SCHEMA, "live": not problems, "problems": problems}
@@ -122,7 +111,7 @@ class Pages:
             "data_plane": not self._watch.problems(),
         }
 
-    async def _readyz(self, _request: web.BaseRequest) -> web.Response:
+    async def _readyz(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:
         checks = self.readiness()
         ready = all(checks.values())
         body = {"schema": READY_SCHEMA, "ready": ready, "phase": self._seen.phase.value, "checks": checks}
@@ -130,7 +119,7 @@ class Pages:
 
     # --- stats ------------------------------------------------------------------------------------------------
 
-    async def _stats(self, _request: web.BaseRequest) -> web.Response:
+    async def _stats(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:
         seen, tunnel = self._seen, self._seen.tunnel
         body = {
             "schema": STATS_SCHEMA,
@@ -154,11 +143,14 @@ class Pages:
         }
         return document(body)
 
-    async def _metrics(self, request: web.BaseRequest) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest, _hold: Hold) -> web.Response:
         scrape = Scrape(self._seen, self._watch, self._tally, await self._box.document())
         wanted = "application/openmetrics-text" in request.headers.get("Accept", "")
         body = await exposition(scrape, open_metrics=wanted, per_session=self._per_session)
         return plain(body, OPENMETRICS_TYPE if wanted else TEXT_TYPE)
+
+    async def _openapi(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:
+        return document(DOCUMENT)
 
 
 def sessions_by_state(seen: Observed) -> dict[str, int]:

@@ -21,14 +21,14 @@ from typing import Any, Final
 import structlog
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
-from multidict import CIMultiDict
 
 from gateway.control import statedir
 from gateway.control.configfields import Endpoint
 from gateway.control.configmodel import Stats, Tls
 from gateway.control.observed import Observed
-from gateway.ops.stats.access import Access
-from gateway.ops.stats.answers import SERVER, Denial, Pages, refusal
+from gateway.ops.stats.access import Access, Denied
+from gateway.ops.stats.answers import Denial, Pages
+from gateway.ops.stats.reply import refusal
 from gateway.ops.stats.watch import Watch
 
 # Each listener's own: whoever fills the TCP one leaves the UNIX socket free.
@@ -221,7 +221,7 @@ class StatsServer:
             raise
         except Exception as error:  # a document's fault must not end the connection without a word
             self._log.error("stats request failed", path=request.path, error=repr(error))
-            return web.Response(status=500, headers=CIMultiDict({"Server": SERVER}))
+            return refusal(Denied(500, "internal", "the gateway's log has the details"))
 
     def _hold(self, request: web.BaseRequest) -> None:
         for door in self._doors:

@@ -2,8 +2,8 @@
 """What the sessions' events add up to since the start, for /metrics: counted as they happen, on the loop.
 
 Three of the counters must stay 0. They are found here from the events alone, as a second opinion: a session bound to
-another address without a new epoch (dual binding), one whose version skips or goes back (silent reset), and one that ended
-because nobody could prove to own it. What is kept of a session goes with it.
+another address without a new epoch (dual binding), one whose version skips or goes back (silent reset), and one that
+ended because nobody could prove to own it. What is kept of a session goes with it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from gateway.net.udp import open_listen
 from gateway.noise.handshake import Identity
 from gateway.ops.stats.server import StatsServer
 
-INTERFACE: Final = "jvpn0"
+INTERFACE: Final = "lo"  # the device is a socket pair, so something that is up stands for it
 PRIVATE: Final = bytes(range(32))
 PSK: Final = bytes(range(100, 132))
 SOMEWHERE: Final = "udp:127.0.0.1:9"
@@ -63,7 +63,7 @@ class Made:
         assert isinstance(self.tunnel.keeper, GatewayKeeper)
         self.sessions = self.tunnel.keeper.sessions
         docs = SessionDocs(self.sessions, self.records.audit, self.records.journal, interface=INTERFACE)
-        self.seen = Observed("lo", clock.now_ns(), self.tunnel, self.sessions, docs, self.records)
+        self.seen = Observed(INTERFACE, clock.now_ns(), self.tunnel, self.sessions, docs, self.records)
         self.server: StatsServer | None = None
 
     @property
