@@ -131,6 +131,8 @@ class Exchange:
         self.on_retry: Callable[[Peer], None] = lambda peer: None
         # Called when a handshake has completed.
         self.on_complete: Callable[[Peer], None] = lambda peer: None
+        # Told how long each took.
+        self.on_took: Callable[[int], None] = lambda took_ns: None
 
     # --- messages of types 1 to 3 -----------------------------------------------------------------------------
 
@@ -204,7 +206,7 @@ class Exchange:
         peer.offers = self.keeper.suites(peer)
         self.keeper.initiated(now_ns, peer, keys, source)
         self._install(now_ns, peer, keys)
-        self._completed(peer)
+        self._completed(now_ns, peer)
         self.keeper.installed(now_ns, peer, keys, source)
 
     def _cookie(self, now_ns: int, message: bytes, source: Endpoint) -> None:
@@ -218,9 +220,12 @@ class Exchange:
     def _addressee(self, message: bytes) -> Peer | None:
         return self._peers.by_slot(self._engine.slot_of(wire.receiver_index(message)))
 
-    def _completed(self, peer: Peer) -> None:
+    def _completed(self, now_ns: int, peer: Peer) -> None:
         self.counters["completed"] += 1
         if peer.handshake is not None:
+            took_ns = peer.handshake.took_ns(now_ns)
+            if took_ns is not None:
+                self.on_took(took_ns)
             peer.handshake.completed()
         peer.wanted = peer.renews = False
         peer.deadline_ns = None
@@ -269,7 +274,7 @@ class Exchange:
 
     def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
         """The first packet under the keys of our response: the peer has them too (§5.4.6)."""
-        self._completed(peer)
+        self._completed(now_ns, peer)
         self.keeper.confirmed(now_ns, peer, index, source)
 
     def initiate_to(self, now_ns: int, peer: Peer, to: Endpoint | None) -> None:

@@ -153,6 +153,11 @@ class PeerHandshake:
         self._initiator = None
         return index
 
+    def took_ns(self, now_ns: int) -> int | None:
+        """How long the handshake took that has its proof now: since our response, else since our last initiation."""
+        began_ns = self._awaited_ns if self._awaited_ns is not None else self._sent_ns
+        return now_ns - began_ns if began_ns is not None else None
+
     def completed(self) -> None:
         """A handshake of either side has its proof: of two that crossed one is enough."""
         self.cancel()

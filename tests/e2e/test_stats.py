@@ -97,7 +97,9 @@ def test_traffic_counts(tunnel: Tunnel, gateway: JvpnGateway) -> None:
     ping(tunnel.site.client, SERVER[0])
     assert metric(gateway, 'jvpn_packets_total{direction="in"}') > before
     assert metric(gateway, 'jvpn_sessions{state="ATTACHED"}') == 1
-    assert metric(gateway, 'jvpn_handshakes_total{result="ok",reason=""}') >= 0
+    assert metric(gateway, 'jvpn_handshakes_total{result="ok",reason=""}') >= 1
+    assert metric(gateway, "jvpn_handshake_duration_seconds_count") >= 1
+    assert 0 < metric(gateway, "jvpn_handshake_duration_seconds_sum") < 10
     for name in ("dual_binding", "silent_reset", "ambiguous_owner"):
         assert metric(gateway, f"jvpn_{name}_total") == 0
 

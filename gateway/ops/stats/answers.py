@@ -66,6 +66,7 @@ class Pages:
     def start(self) -> None:
         """Count from now on."""
         self._tally.start()
+        self._seen.tunnel.exchange.on_took = self._tally.took
 
     def stop(self) -> None:
         """Nothing is counted and nobody followed any more."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping
+from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final, NamedTuple
 
 from gateway import __version__
@@ -91,6 +92,11 @@ async def exposition(scrape: Scrape, *, open_metrics: bool, per_session: bool) -
     _sessions(text, scrape.seen)
     _decisions(text, scrape.tally)
     _handshakes(text, scrape.seen)
+    text.histogram(
+        "jvpn_handshake_duration_seconds",
+        "From our response to the first message under its keys, or from our initiation to its answer.",
+        scrape.tally.handshakes,
+    )
     _traffic(text, scrape.seen.tunnel.engine.counters())
     _records(text, scrape.seen)
     _progress(text, scrape)
@@ -232,7 +238,12 @@ def _progress(text: Text, scrape: Scrape) -> None:
         "jvpn_stalled", "gauge", "1 while the data plane does not move.", int(bool(scrape.watch.problems()))
     )
     interval_s = engine.idle_interval_ns / NS_PER_S
-    text.one("jvpn_probe_interval_seconds", "gauge", "What the budget allows an idle path.", interval_s)
+    text.one(
+        "jvpn_probe_interval_seconds",
+        "gauge",
+        "What the budget allows an idle path; 0: anything.",
+        interval_s,
+    )
     text.family("jvpn_build_info", "gauge", "What runs here.")
     python = ".".join(map(str, sys.version_info[:3]))
     libsodium = sodium_features().version
@@ -248,6 +259,7 @@ def _process(text: Text, box: Mapping[str, Any]) -> None:
         ("process_resident_memory_bytes", "gauge", "Resident memory.", process["rss_bytes"]),
         ("process_virtual_memory_bytes", "gauge", "Virtual memory.", process["virtual_bytes"]),
         ("process_open_fds", "gauge", "Open file descriptors.", process["fds"]),
+        ("process_max_fds", "gauge", "How many there may be.", getrlimit(RLIMIT_NOFILE)[0]),
         ("process_threads", "gauge", "Threads.", process["threads"]),
         ("process_start_time_seconds", "gauge", "Start, Unix time.", process["started_unix_s"]),
     ):

@@ -72,12 +72,10 @@ class Door(web.Server):
         self._connections_max = connections_max
         self._request_s = request_s
         self._deadlines: dict[RequestHandler, asyncio.TimerHandle] = {}
-        self.refused = 0
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
         if len(self._deadlines) >= self._connections_max:
-            self.refused += 1
             transport.abort()
             return
         self._arm(handler, transport)

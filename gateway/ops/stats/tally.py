@@ -19,6 +19,7 @@ from gateway.core.reasons import Reason
 from gateway.core.states import State
 from gateway.ops.stats.watch import Histogram
 
+HANDSHAKE_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RECOVERY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
@@ -42,6 +43,7 @@ class Tally:
         self.transitions: Counter[tuple[str, str, str]] = Counter()  # from, to, reason
         self.switches: Counter[tuple[str, str, str]] = Counter()  # kind, result, reason
         self.recovery = Histogram(RECOVERY_BUCKETS_S)
+        self.handshakes = Histogram(HANDSHAKE_BUCKETS_S)
         self.dual_bindings = self.silent_resets = self.ambiguous_owners = 0
 
     def start(self) -> None:
@@ -52,6 +54,10 @@ class Tally:
         """Nothing is counted any more."""
         if self._unsubscribe is not None:
             self._unsubscribe()
+
+    def took(self, took_ns: int) -> None:
+        """One handshake has completed."""
+        self.handshakes.add(took_ns / NS_PER_S)
 
     def hear(self, told: Told) -> None:
         """One event."""

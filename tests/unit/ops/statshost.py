@@ -21,8 +21,8 @@ import uvloop
 
 from gateway.control import clock
 from gateway.control.configfields import Endpoint as HostPort
+from gateway.control.configmodel import ON_THE_LOOP, Stats, Workers
 from gateway.control.configmodel import Peer as PeerConfig
-from gateway.control.configmodel import Stats
 from gateway.control.gatewaykeeper import GatewayKeeper
 from gateway.control.observed import Observed, Phase
 from gateway.control.records import Records
@@ -48,18 +48,21 @@ SOMEWHERE: Final = "udp:127.0.0.1:9"
 class Made:
     """The gateway and its endpoint."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: Workers) -> None:
         self.folder = folder
         self.log = structlog.get_logger()
         self.records = Records(folder / "state", INTERFACE, self.log)
         keeper = partial(
             GatewayKeeper, sink=self.records.audit, policy=Policy(), random_bytes=secrets.token_bytes
         )
-        self.tunnel = Tunnel(Identity(PRIVATE), keeper=keeper)
-        self.inner, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        device.setblocking(False)
-        self.ports = open_listen(["127.0.0.1:0"])
-        self.tunnel.attach(self.ports, Tun(device.detach(), "lo", frozenset()), 1404)
+        self.tunnel = Tunnel(Identity(PRIVATE), keeper=keeper, workers=workers)
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(workers.count)]
+        self.inner = [inner for inner, _ in pairs]
+        for _, device in pairs:
+            device.setblocking(False)
+        first, *more = (device.detach() for _, device in pairs)
+        self.ports = open_listen(["127.0.0.1:0"], workers=workers.count)
+        self.tunnel.attach(self.ports, Tun(first, INTERFACE, frozenset(), tuple(more)), 1404)
         assert isinstance(self.tunnel.keeper, GatewayKeeper)
         self.sessions = self.tunnel.keeper.sessions
         docs = SessionDocs(self.sessions, self.records.audit, self.records.journal, interface=INTERFACE)
@@ -90,16 +93,22 @@ class Made:
 
     def close(self) -> None:
         self.tunnel.stop()
-        self.inner.close()
+        for inner in self.inner:
+            inner.close()
         self.records.close()
 
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *, pump: bool = True, settings: dict[str, Any] | None = None, **bounds: Any
+    folder: Path,
+    *,
+    pump: bool = True,
+    workers: Workers = ON_THE_LOOP,
+    settings: dict[str, Any] | None = None,
+    **bounds: Any,
 ) -> AsyncIterator[Made]:
     """A gateway that serves; ``pump=False`` leaves what arrives unread."""
-    made = Made(folder)
+    made = Made(folder, workers)
     if pump:
         made.tunnel.start()
     made.seen.phase = Phase.SERVING

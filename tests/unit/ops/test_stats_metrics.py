@@ -28,6 +28,7 @@ PROMTOOL: Final = shutil.which("promtool") or shutil.which(str(ROOT / "build/pro
 SPECIFIED: Final = [
     "jvpn_sessions",
     "jvpn_handshakes_total",
+    "jvpn_handshake_duration_seconds",
     "jvpn_transitions_total",
     "jvpn_switches_total",
     "jvpn_recovery_seconds",

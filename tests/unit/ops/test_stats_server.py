@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from gateway.control.configfields import Endpoint as HostPort
-from gateway.control.configmodel import Tls
+from gateway.control.configmodel import ON_THE_LOOP, Tls, Workers
 from gateway.control.observed import Phase
 from gateway.ops.stats.access import Access
 from gateway.ops.stats.watch import STALL_NS, Histogram, Lane
@@ -235,14 +235,17 @@ def test_a_taken_port_leaves_the_rest(tmp_path: Path) -> None:
 # --- health --------------------------------------------------------------------------------------------------------
 
 
-def test_livez_fails_when_the_data_plane_leaves_what_arrives_and_recovers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [ON_THE_LOOP, Workers(2, native=True)], ids=["loop", "native"])
+def test_livez_fails_when_the_data_plane_leaves_what_arrives_and_recovers(
+    tmp_path: Path, workers: Workers
+) -> None:
     async def work() -> None:
-        async with serving(tmp_path, pump=False) as made:
+        async with serving(tmp_path, pump=False, workers=workers) as made:
             assert (await get(made, "/livez"))[0] == 200
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                sender.sendto(b"x" * 148, made.ports[0][0].getsockname())
+            made.inner[-1].send(b"x" * 148)  # the queue of the last worker
             status, seen = await until(made, 503)
-            assert status == 503 and seen["problems"] == ["worker 0 does not read what waits"]
+            last = workers.count - 1
+            assert status == 503 and seen["problems"] == [f"worker {last} does not read what waits"]
             assert (await get(made, "/readyz"))[0] == 503
             made.tunnel.start()
             assert (await until(made, 200))[0] == 200
