@@ -189,11 +189,7 @@ class SessionDocs:
         """All living sessions, ``jvpn.sessions/1``; ``limit`` and ``after`` (a session id) page through many."""
         limit = _number(args, "limit", 0, 1 << 20)
         after = args.get("after", "")
-        found = list(self._sessions)
-        if limit or after:
-            found = [live for live in found if live.core.session_id.hex() > str(after)]
-            found.sort(key=lambda live: live.core.session_id)
-        chosen = found[:limit] if limit else found
+        chosen, more = self.page(limit, str(after))
         rows = []
         for start in range(0, len(chosen), _BATCH):
             now_ns = self._now_ns()
@@ -202,9 +198,17 @@ class SessionDocs:
         return {
             "schema": SESSIONS,
             "total": len(self._sessions),
-            "more": len(found) > len(rows),
+            "more": more,
             "sessions": rows,
         }
+
+    def page(self, limit: int, after: str) -> tuple[list[Live], bool]:
+        """Up to ``limit`` (0: all) sessions whose id is above ``after``, in their order, and whether there are more."""
+        found = list(self._sessions)
+        if limit or after:
+            found = [live for live in found if live.core.session_id.hex() > after]
+            found.sort(key=lambda live: live.core.session_id)
+        return (found[:limit], len(found) > limit) if limit else (found, False)
 
     async def one(self, args: dict[str, Any]) -> dict[str, Any]:
         """One session with its paths, ``jvpn.session/1``."""

@@ -46,6 +46,10 @@ class Text:
         inside = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
         self._lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
 
+    def lines(self, samples: Iterable[str]) -> None:
+        """Samples of the family that has just begun, written already."""
+        self._lines.extend(samples)
+
     def one(self, name: str, kind: str, tells: str, value: float) -> None:
         """A family of one sample."""
         self.family(name, kind, tells)
@@ -270,32 +274,37 @@ def _process(text: Text, box: Mapping[str, Any]) -> None:
 # --- per session, only where asked for ---------------------------------------------------------------------------
 
 
+_PER_SESSION: Final = (
+    ("jvpn_session_state", "gauge", "1 for the state a session is in."),
+    ("jvpn_session_bytes_total", "counter", "Outer bytes of a session's peer."),
+    ("jvpn_session_rtt_seconds", "gauge", "Round trip of the bound path."),
+    ("jvpn_session_loss_ratio", "gauge", "Loss of the bound path."),
+)
+
+
 async def _per_session(text: Text, seen: Observed) -> None:
-    rows = [(live, {"session": live.core.session_id.hex(), "peer": live.core.peer}) for live in seen.sessions]
-    text.family("jvpn_session_state", "gauge", "1 for the state a session is in.")
-    for live, labels in rows:
-        text.sample("jvpn_session_state", 1, **labels, state=live.core.state.name)
-    await _session_traffic(text, seen, rows)
-    measured = [(live.core.active, labels) for live, labels in rows]
-    paths = [(path, labels) for path, labels in measured if path is not None and path.srtt_us]
-    text.family("jvpn_session_rtt_seconds", "gauge", "Round trip of the bound path.")
-    _rows(text, "jvpn_session_rtt_seconds", ((path.srtt_us / 1e6, labels) for path, labels in paths))
-    text.family("jvpn_session_loss_ratio", "gauge", "Loss of the bound path.")
-    _rows(text, "jvpn_session_loss_ratio", ((path.loss_ppm / 1e6, labels) for path, labels in paths))
-
-
-async def _session_traffic(text: Text, seen: Observed, rows: list[tuple[Live, dict[str, str]]]) -> None:
-    text.family("jvpn_session_bytes_total", "counter", "Outer bytes of a session's peer.")
-    for start in range(0, len(rows), _BATCH):
-        for live, labels in rows[start : start + _BATCH]:
-            if live.ended:  # while others had the loop
-                continue
-            stats = seen.tunnel.engine.stats(live.slot)
-            text.sample("jvpn_session_bytes_total", stats["rx_bytes"], **labels, direction="in")
-            text.sample("jvpn_session_bytes_total", stats["tx_bytes"], **labels, direction="out")
+    """One pass, which gives the loop back now and then; a session that ended meanwhile is left out."""
+    lines: dict[str, list[str]] = {name: [] for name, _, _ in _PER_SESSION}
+    lives = list(seen.sessions)
+    for start in range(0, len(lives), _BATCH):
+        for live in lives[start : start + _BATCH]:
+            if not live.ended:
+                _one_session(lines, seen, live)
         await asyncio.sleep(0)
+    for name, kind, tells in _PER_SESSION:
+        text.family(name, kind, tells)
+        text.lines(lines[name])
 
 
-def _rows(text: Text, name: str, rows: Iterable[tuple[float, dict[str, str]]]) -> None:
-    for value, labels in rows:
-        text.sample(name, value, **labels)
+def _one_session(lines: dict[str, list[str]], seen: Observed, live: Live) -> None:
+    s, stats = live.core, seen.tunnel.engine.stats(live.slot)
+    who = f'{{session="{s.session_id.hex()}",peer="{escaped(s.peer)}"'
+    lines["jvpn_session_state"].append(f'jvpn_session_state{who},state="{s.state.name}"}} 1')
+    for way, counted in (("in", stats["rx_bytes"]), ("out", stats["tx_bytes"])):
+        lines["jvpn_session_bytes_total"].append(
+            f'jvpn_session_bytes_total{who},direction="{way}"}} {counted}'
+        )
+    active = s.active
+    if active is not None and active.srtt_us:
+        lines["jvpn_session_rtt_seconds"].append(f"jvpn_session_rtt_seconds{who}}} {active.srtt_us / 1e6}")
+        lines["jvpn_session_loss_ratio"].append(f"jvpn_session_loss_ratio{who}}} {active.loss_ppm / 1e6}")
