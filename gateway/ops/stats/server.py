@@ -28,6 +28,7 @@ from gateway.control.configmodel import Stats, Tls
 from gateway.control.observed import Observed
 from gateway.ops.stats.access import Access, Denied
 from gateway.ops.stats.answers import Denial, Pages
+from gateway.ops.stats.listener import Listener
 from gateway.ops.stats.reply import refusal
 from gateway.ops.stats.watch import Watch
 
@@ -73,11 +74,12 @@ class Door(web.Server):
         self._request_s = request_s
         self._deadlines: dict[RequestHandler, asyncio.TimerHandle] = {}
 
+    def room(self, shaking: int) -> bool:
+        """Whether one more fits beside so many that are not connected yet."""
+        return len(self.connections) + shaking < self._connections_max
+
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        if len(self._deadlines) >= self._connections_max:
-            transport.abort()
-            return
         self._arm(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
@@ -130,7 +132,7 @@ class StatsServer:
         self._watch = Watch(seen.tunnel)
         self._pages = Pages(seen, self._watch, per_session=settings.per_session)
         self._doors: list[Door] = []
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._socket_path: Path | None = None
 
     async def start(self) -> None:
@@ -150,12 +152,12 @@ class StatsServer:
         """Close everything; answers without an end are cut."""
         self._pages.stop()
         self._watch.stop()
-        for server in self._servers:
-            server.close()
+        for listener in self._listeners:
+            await listener.stop()
         for door in self._doors:
             door.pre_shutdown()
             await door.shutdown(STOP_S)
-        self._servers.clear()
+        self._listeners.clear()
         if self._socket_path is not None:
             self._socket_path.unlink(missing_ok=True)
             self._socket_path = None
@@ -163,8 +165,7 @@ class StatsServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens by TCP."""
-        named = [sock.getsockname() for server in self._servers for sock in server.sockets]
-        return [(name[0], name[1]) for name in named if isinstance(name, tuple)]
+        return [listener.name for listener in self._listeners if isinstance(listener.name, tuple)]
 
     # --- listeners --------------------------------------------------------------------------------------------
 
@@ -175,35 +176,25 @@ class StatsServer:
             self._log.error("stats endpoint does not listen", where=where, reason=str(error))
             return None
 
-    def _door(self, access: Access) -> Door:
-        door = Door(self._answer, access, self._connections_max, self._request_s)
-        self._doors.append(door)
-        return door
-
     async def _listen_tcp(self, at: Endpoint, context: ssl.SSLContext | None) -> None:
-        door = self._door(Access(self._settings.hosts, self._settings.token))
-        loop = asyncio.get_running_loop()
-        handshake_s = self._request_s if context is not None else None
-        self._servers.append(
-            await loop.create_server(
-                door,
-                at.host,
-                at.port,
-                ssl=context,
-                ssl_handshake_timeout=handshake_s,
-                backlog=CONNECTIONS_MAX,
-            )
-        )
+        family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
+        sock = socket.create_server((at.host, at.port), family=family, backlog=CONNECTIONS_MAX)
+        self._listen(sock, Access(self._settings.hosts, self._settings.token), context)
 
     async def _listen_unix(self) -> None:
         path = self._settings.socket or statedir.stats_socket(self._seen.interface)
         statedir.ensure_dir(path.parent)
-        listener = _bind_unix(path)
+        sock = _bind_unix(path)
         self._socket_path = path
-        door = self._door(Access(local=True))
-        self._servers.append(
-            await asyncio.get_running_loop().create_unix_server(door, sock=listener, backlog=CONNECTIONS_MAX)
-        )
+        self._listen(sock, Access(local=True), None)
+
+    def _listen(self, sock: socket.socket, access: Access, context: ssl.SSLContext | None) -> None:
+        sock.setblocking(False)
+        door = Door(self._answer, access, self._connections_max, self._request_s)
+        listener = Listener(sock, door, door.room, context, self._request_s)
+        listener.start()
+        self._doors.append(door)
+        self._listeners.append(listener)
 
     async def _context(self) -> ssl.SSLContext | None:
         return tls_context(self._settings.tls) if self._settings.tls is not None else None
@@ -245,7 +236,7 @@ def _bind_unix(path: Path) -> socket.socket:
         os.fchmod(listener.fileno(), 0o600)  # before bind, so that the file is never open to others
         listener.bind(str(path))
         path.chmod(0o600)
-        listener.setblocking(False)
+        listener.listen(CONNECTIONS_MAX)
     except OSError:
         listener.close()
         raise

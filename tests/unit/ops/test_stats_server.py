@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,27 @@ def test_with_a_client_authority_only_its_certificates_get_in(tmp_path: Path) ->
             context.load_cert_chain(tmp_path / "client.pem", tmp_path / "client.key")
             async with session.get(url, ssl=context) as answer:
                 assert answer.status == 200
+
+    on_loop(work)
+
+
+def test_handshakes_that_stand_still_count_as_connections_and_end(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    tls = Tls(tmp_path / "server.pem", tmp_path / "server.key")
+
+    async def work() -> None:
+        async with serving(tmp_path, settings={"tls": tls}, connections_max=4, request_s=1.0) as made:
+            assert made.server is not None
+            held = [await asyncio.open_connection(*made.server.addresses[0]) for _ in range(4)]
+            for _, writer in held:
+                writer.write(b"\x16\x03\x01")
+            began_s = time.monotonic()
+            assert await raw(made, b"\x16\x03\x01") == b""
+            assert time.monotonic() - began_s < 0.9
+            for reader, writer in held:
+                with suppress(ConnectionResetError):
+                    assert await asyncio.wait_for(reader.read(), 10) == b""
+                writer.close()
 
     on_loop(work)
 
