@@ -168,7 +168,7 @@ def test_handshakes_that_stand_still_count_as_connections_and_end(tmp_path: Path
 
 
 def test_what_is_too_large_or_malformed_is_refused_without_a_word_in_the_log(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def work() -> None:
         async with serving(tmp_path) as made:
@@ -186,7 +186,7 @@ def test_what_is_too_large_or_malformed_is_refused_without_a_word_in_the_log(
 
     on_loop(work)
     said = capfd.readouterr()
-    assert said.out == said.err == ""
+    assert said.out == said.err == "" and not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -215,6 +215,26 @@ def test_one_byte_at_a_time_buys_no_time(tmp_path: Path) -> None:
             assert 0.25 <= time.monotonic() - began_s < 5
             await asyncio.gather(ended, return_exceptions=True)
             writer.close()
+
+    on_loop(work)
+
+
+def test_who_asks_and_does_not_take_the_answers_is_cut_off(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, request_s=0.5) as made:
+            assert made.server is not None
+            (door,) = [door for door in made.server._doors if not door.access.local]
+            with socket.create_connection(made.server.addresses[0]) as taker:
+                taker.setblocking(False)
+                asking = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+                began_s = time.monotonic()
+                while not door.connections:
+                    await asyncio.sleep(0.01)
+                while door.connections and time.monotonic() - began_s < 20:
+                    with suppress(BlockingIOError, ConnectionError):
+                        taker.send(asking)
+                    await asyncio.sleep(0.02)
+                assert not door.connections
 
     on_loop(work)
 
