@@ -268,8 +268,8 @@ def test_b31_a_client_restarted_on_a_stock_gateway_is_attached_by_its_handshake(
     seen = bed.client.wait_view(lambda seen: seen.state == "ATTACHED", "ATTACHED", 10.0)
     assert (seen.session_id, seen.stock) == (bed.ident, True)
     assert bed.client.active().side == bed.topology.other(left).side
-    changes = bed.client.journal.of("STATE_CHANGE", since_ns=since_ns)
-    assert [body["row"] for body in changes] == ["T22", "T11", "T13"]
+    bed.client.journal.wait(lambda body: body.get("row") == "T13", "T13 on disk", since_ns=since_ns)
+    assert bed.client.journal.rows(since_ns) == ["T22", "T11", "T13"]
     assert bed.client.journal.of("REATTACH_ATTEMPT", since_ns=since_ns) == []
     assert ping(bed.topology.client, BACKEND, count=5).received == 5
 
