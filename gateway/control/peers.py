@@ -87,6 +87,12 @@ class Peer:
             self.handshake = PeerHandshake(self.keys, timers)
         return self.handshake
 
+    def start_over(self) -> None:
+        """Forget the handshake in progress and when one was sent. Its stamp stays: an old initiation is a replay."""
+        before = self.handshake
+        if before is not None:
+            self.handshake = PeerHandshake(self.keys, before.timers, before.greatest_timestamp)
+
     def remember(self, keys: TransportKeys, source: Endpoint) -> Birth:
         """Keep what the first message under these keys will need; the oldest of three gives way."""
         if len(self.births) >= _BIRTHS_MAX:
@@ -146,15 +152,13 @@ class PeerTable:
         return peer
 
     def set_identity(self, identity: Identity) -> None:
-        """The same peers under another key of ours. Their stamps go on: an old initiation stays a replay."""
+        """The same peers under another key of ours."""
         self._identity = identity
         for peer in self:
-            before, peer.handshake = peer.handshake, None
             psk = peer.keys.psk
             peer.keys.wipe()
             peer.keys = PeerKeys(identity, peer.config.public_key, psk)
-            if before is not None:
-                peer.handshake = PeerHandshake(peer.keys, before.timers, before.greatest_timestamp)
+            peer.start_over()
 
     def remove(self, peer: Peer) -> None:
         """Take a peer out; its keys are wiped and its row is free at once."""

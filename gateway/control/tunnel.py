@@ -216,8 +216,9 @@ class Tunnel:
         self.peers.set_identity(identity)
 
     def forget_keys(self, peer: Peer) -> None:
-        """Wipe a peer's keypairs, and what waits for one."""
+        """Wipe a peer's keypairs, and what waits for one; the next handshake may begin at once."""
         self.exchange.abandon(peer)
+        peer.start_over()
         self.engine.erase_keys(peer.slot)
 
     def set_mtu(self, mtu_bytes: int) -> None:

@@ -7,8 +7,10 @@ of its socket is removed.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable
+from typing import Final
 
 import structlog
 
@@ -17,11 +19,16 @@ from gateway.control import daemon
 from gateway.control.tunnel import Tunnel
 from gateway.control.wgdevice import WgDevice
 from gateway.control.wgserver import SOCKETS, WgServer
+from gateway.errors import Refused
 from gateway.net.filewatch import FileWatch
 from gateway.net.remedy import check_interface_name
 from gateway.net.tun import open_with
 from gateway.net.tunwatch import Device, TunWatch
 from gateway.noise.handshake import Identity
+
+# A process whose interface was deleted a moment ago still has the socket; it needs a tenth of a second to end.
+_TRIES: Final = 40
+_PAUSE_S: Final = 0.05
 
 
 def run(interface: str, level: int, on_ready: Callable[[], None]) -> int:
@@ -58,7 +65,7 @@ class WgDaemon:
         self._watch.start()
         self._watch.set_mtu(DEFAULT_MTU_BYTES)
         server = WgServer(SOCKETS / f"{self._interface}.sock", self._device, on_error=self._fault)
-        await server.start()
+        await _serve(server)
         self._server = server
         self._file = FileWatch(server.path, self._file_changed)
         self._file.start()
@@ -106,3 +113,15 @@ class WgDaemon:
 
     def _fault(self, error: BaseException) -> None:
         self._log.error("configuration failed", error=type(error).__name__)
+
+
+async def _serve(server: WgServer) -> None:
+    """Whoever has the socket although the interface was free is on its way out, or has one of that name elsewhere."""
+    for _ in range(_TRIES):
+        try:
+            await server.start()
+        except Refused:
+            await asyncio.sleep(_PAUSE_S)
+        else:
+            return
+    await server.start()

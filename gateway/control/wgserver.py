@@ -104,13 +104,13 @@ class WgServer:
         """Close the socket and every connection; the file goes, if it is still ours."""
         if self._server is None:
             return
+        if self.is_there():  # asked while the socket is open, so that no other file can have its inode
+            self.path.unlink(missing_ok=True)
         self._server.close()
         self._server = None
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.is_there():
-            self.path.unlink(missing_ok=True)
 
     def is_there(self) -> bool:
         """Whether the file is still the socket that was bound."""

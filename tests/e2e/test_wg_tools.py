@@ -389,3 +389,105 @@ def test_wg_quick_up_and_down_with_all_traffic_inside(lab: Lab, bed: Bed) -> Non
     assert quick.interface not in bed.left.devices()
     assert bed.left.run(["ip", "rule"]).stdout.count("\n") == 3
     right.stop()
+
+
+def test_the_same_name_again_at_once(empty: Empty) -> None:
+    for number in range(3):
+        empty.set("fwmark", str(number + 1))
+        empty.namespace.ip("link", "del", empty.interface)
+        assert empty.start().returncode == 0
+        assert empty.show("fwmark") == "off"  # it is another one
+
+
+def test_many_peers_with_many_addresses_come_back_whole(empty: Empty) -> None:
+    lines = ["[Interface]"]
+    for a in range(1, 41):
+        lines += ["[Peer]", f"PublicKey = {Keys.generate().public}"]
+        lines += [f"AllowedIPs = {a}.{b}.0.0/16" for b in range(52)]
+    empty.wg("setconf", empty.interface, "/dev/stdin", stdin="\n".join(lines) + "\n")
+    shown = [line.split() for line in empty.show("allowed-ips").splitlines()]
+    assert [len(words) for words in shown] == [53] * 40
+
+
+@dataclass(slots=True)
+class Loop:
+    """Two interfaces of ours whose sockets share a loopback, each moved to a namespace of its own."""
+
+    one: Empty
+    two: Empty
+    here: Namespace
+    there: Namespace
+    keys: tuple[Keys, Keys]
+
+    def endpoints(self, host: str) -> None:
+        self.one.set("peer", self.keys[1].public, "endpoint", f"{host}:20000")
+        self.two.set("peer", self.keys[0].public, "endpoint", f"{host}:10000")
+
+
+@pytest.fixture
+def loop(lab: Lab) -> Iterator[Loop]:
+    """lo (both sockets) in `middle`; 10.9.1.1, fd09:1::1 in `here`, 10.9.1.2, fd09:1::2 in `there`."""
+    word = secrets.token_hex(2)
+    middle, here, there = (lab.namespace(f"{role}{word}") for role in ("middle", "here", "there"))
+    keys, psk = (Keys.generate(), Keys.generate()), key_file(lab, generate_psk())
+    ends = [Empty(lab, middle, f"jw{secrets.token_hex(4)}") for _ in range(2)]
+    for number, (end, place) in enumerate(zip(ends, (here, there), strict=True)):
+        assert end.start().returncode == 0
+        middle.ip("link", "set", end.interface, "netns", place.name)
+        other = 2 - number
+        end.set("private-key", key_file(lab, keys[number].private), "listen-port", f"{number + 1}0000",
+                "peer", keys[1 - number].public, "preshared-key", psk,
+                "allowed-ips", f"10.9.1.{other}/32,fd09:1::{other}/128")  # fmt: skip
+        place.add_address(end.interface, f"10.9.1.{number + 1}/24", f"fd09:1::{number + 1}/64")
+        place.ip("link", "set", end.interface, "up")
+    yield Loop(ends[0], ends[1], here, there, keys)
+    for end, place in zip(ends, (here, there), strict=True):
+        place.ip("link", "del", end.interface)
+        wait_until(lambda path=end.socket: not path.exists(), "its end")  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_small_and_huge_packets_between_two_moved_interfaces(loop: Loop, host: str) -> None:
+    loop.endpoints(host)
+    wait_reachable(loop.here, "10.9.1.2")
+    assert ping(loop.there, "fd09:1::1").ok
+    for mtu in (1420, 34_736):
+        for end, place in ((loop.one, loop.here), (loop.two, loop.there)):
+            place.ip("link", "set", end.interface, "mtu", str(mtu))
+        whole = ["ping", "-c", "3", "-i", "0.2", "-M", "do", "-s", str(mtu - 28), "10.9.1.2"]
+        assert " 3 received" in loop.here.run(whole, check=False).stdout
+        with TcpServer(loop.there):
+            assert tcp_send(loop.here, "10.9.1.2", 20_000_000).ok
+
+
+def test_a_source_address_that_goes_is_not_clung_to(loop: Loop) -> None:
+    loop.endpoints("127.0.0.1")
+    wait_reachable(loop.here, "10.9.1.2")
+    middle, peer = loop.one.namespace, loop.keys[1].public
+    middle.ip("-4", "addr", "del", "127.0.0.1/8", "dev", "lo")
+    middle.ip("-4", "addr", "add", "127.212.121.99/8", "dev", "lo")
+    loop.one.set("listen-port", "9999")
+    loop.one.set("peer", peer, "endpoint", "127.0.0.1:20000")
+    assert ping(loop.here, "fd09:1::2", count=1).ok
+    assert loop.two.show("endpoints").split() == [loop.keys[0].public, "127.212.121.99:9999"]
+    loop.one.set("listen-port", "9998")
+    loop.one.set("peer", peer, "endpoint", "[::1]:20000")
+    assert ping(loop.here, "10.9.1.2", count=1).ok
+    assert loop.two.show("endpoints").split() == [loop.keys[0].public, "[::1]:9998"]
+
+
+def test_a_narrower_prefix_of_another_peer_takes_an_address_away(loop: Loop) -> None:
+    loop.endpoints("127.0.0.1")
+    wait_reachable(loop.here, "10.9.1.2")
+    loop.one.set("peer", loop.keys[1].public, "allowed-ips", "10.9.1.0/24")
+    assert ping(loop.there, "10.9.1.1", count=1).ok
+    other = Keys.generate().public
+    loop.one.set("peer", other, "allowed-ips", "10.9.1.2/32")
+    loop.two.set("listen-port", "20001")
+    assert ping(loop.there, "10.9.1.1", count=2, wait_s=0.5).received == 0
+    loop.one.set("peer", other, "remove")
+    assert loop.one.show("endpoints").split() == [
+        loop.keys[1].public,
+        "127.0.0.1:20001",
+    ]  # heard all the same
+    assert ping(loop.there, "10.9.1.1", count=1).ok
