@@ -2,8 +2,8 @@
 """A running gateway as WireGuard's own tools see it: `wg show` shows all of it, `wg set` adds and removes peers.
 
 Rule: the gateway's configuration stays in charge. Peers are added and removed as `jvpn peer add` and `remove` would;
-key, port, mark, and what a peer that exists is allowed, are not changed from here. A request is checked whole before it
-acts.
+key, port, mark, and what a peer that exists is allowed, are not changed from here: a request that asks for it has
+changed nothing. Of several peers to add, those before one whose address is taken stay.
 """
 
 from __future__ import annotations
