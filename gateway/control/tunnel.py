@@ -270,7 +270,7 @@ class Tunnel:
         except DataplaneError as error:
             if socket_id in self._listening:
                 self._fail(self._ports[socket_id][0].fileno(), str(error))
-        self._handle_events(now_ns)
+        self._after_pump(now_ns)
 
     def _on_tun(self) -> None:
         now_ns = clock.now_ns()
@@ -279,7 +279,12 @@ class Tunnel:
         except DataplaneError as error:
             if self._tun is not None:
                 self._fail(self._tun.fd, str(error))
-        self._handle_events(now_ns)
+        self._after_pump(now_ns)
+
+    def _after_pump(self, now_ns: int) -> None:
+        """Mostly packets are all there was: deadlines of Python's own come with events and commands only."""
+        if self._timer is None or not self.engine.calm(self._timer_ns):
+            self._handle_events(now_ns)
 
     def _on_event(self) -> None:
         """A worker has made events. What comes after this is announced again."""

@@ -508,6 +508,11 @@ cdef class Engine:
             most -= 1
         return events
 
+    def calm(self, uint64_t timer_ns):
+        """Whether no event waits and `tick` has no work before the timer that stands: then a pump was all there was
+        to do."""
+        return c.jv_engine_peek(self._e) is NULL and c.jv_engine_next_deadline(self._e) >= timer_ns
+
     @property
     def handshakes_waiting(self):
         return c.jv_engine_handshakes_waiting(self._e)

@@ -24,10 +24,35 @@ from gateway.net import links
 from gateway.net.devices import Settings
 from gateway.net.linkstate import Snapshot
 from gateway.net.netlink import Netlink
-from gateway.net.udp import open_udp
+from gateway.net.udp import Sockets, open_udp
 from gateway.noise.timers import DEFAULT
 
 FWMARK = 51820
+
+
+class Ports:
+    """What the tunnel does with a path's sockets: the engine has them, the loop reads them."""
+
+    def __init__(self, engine: dp.Engine, received: list[str]) -> None:
+        self._engine, self._received = engine, received
+        self._loop = asyncio.get_running_loop()
+        self._sockets: dict[int, Sockets] = {}
+
+    def add_port(self, sockets: Sockets) -> int:
+        (sock,) = sockets
+        socket_id = self._engine.add_socket(sock.fileno())
+        self._sockets[socket_id] = sockets
+        self.read(sock)
+        return socket_id
+
+    def read(self, sock: socket.socket) -> None:
+        """What it receives is kept."""
+        self._loop.add_reader(sock.fileno(), lambda: self._received.append(sock.recv(2048).decode()))
+
+    def remove_port(self, socket_id: int) -> None:
+        (sock,) = self._sockets.pop(socket_id)
+        self._loop.remove_reader(sock.fileno())
+        self._engine.remove_socket(socket_id)
 
 
 class Agent:
@@ -44,19 +69,18 @@ class Agent:
             limits=DEFAULT,
             now_ns=clock.now_ns(),
         )
+        self.received: list[str] = []
+        self.ports = Ports(engine, self.received)
         self.transports = Transports(
-            engine,
+            self.ports,
             settings=Settings(max_candidates=16),
             emit=self.emit,
-            watch=self.opened,
-            unwatch=lambda _, sock: self.loop.remove_reader(sock.fileno()),
             own_device="jv0",
             fwmark=FWMARK,
         )
         self.loop = asyncio.get_running_loop()
         self.endpoints: list[tuple[str, int]] = []
         self.inputs: list[tuple[int, str]] = []
-        self.received: list[str] = []
         self.timer: asyncio.TimerHandle | None = None
 
     # --- what the tunnel will do --------------------------------------------------------------------------------
@@ -82,9 +106,6 @@ class Agent:
         self.inputs.append(
             (time.monotonic_ns(), text + (f" {seen.evidence.value}" if isinstance(seen, PathLost) else ""))
         )
-
-    def opened(self, _socket_id: int, sock: socket.socket) -> None:
-        self.loop.add_reader(sock.fileno(), lambda: self.received.append(sock.recv(2048).decode()))
 
     # --- actions ------------------------------------------------------------------------------------------------
 
@@ -114,7 +135,7 @@ class Agent:
         assert path is not None
         self.received.clear()
         try:
-            path.sock.sendto(text.encode(), path.endpoint)
+            path.sockets[0].sendto(text.encode(), path.endpoint)
         except OSError as error:
             return f"errno {error.errno}"
         return await self.answer(wait_s)
@@ -123,7 +144,7 @@ class Agent:
         """As ``echo``, from a socket of its own: what the kernel does for a device without asking for candidates."""
         self.received.clear()
         with open_udp(local, 0, fwmark=FWMARK, device=device) as sock:
-            self.opened(-1, sock)
+            self.ports.read(sock)
             try:
                 sock.sendto(b"bound", (to, port))
                 return await self.answer(wait_s)
