@@ -31,6 +31,7 @@ SCHEMA: Final = "jvpn.doctor/1"
 Status = Literal["ok", "warn", "fail"]
 
 KERNEL_MIN: Final = (4, 18)  # UDP_SEGMENT
+KERNEL_NATIVE: Final = (5, 11)  # epoll_pwait2, which native workers wait with
 KERNEL_GOOD: Final = (6, 2)  # TUN with USO
 # One wakeup of a busy socket at 10 Gb/s; the data plane asks for this much (see its socket set-up).
 SOCKET_BUFFER_BYTES: Final = 8 * 1024 * 1024
@@ -87,7 +88,7 @@ def healthy(checks: Iterable[Check]) -> bool:
 
 def _host(subject: Subject) -> list[Check]:
     return [
-        check_kernel(platform.release()),
+        check_kernel(platform.release(), subject.workers),
         check_processors(len(os.sched_getaffinity(0)), subject.workers),
         check_clock(time.time()),
         check_boottime(),
@@ -95,7 +96,7 @@ def _host(subject: Subject) -> list[Check]:
     ]
 
 
-def check_kernel(release: str) -> Check:
+def check_kernel(release: str, workers: Workers = ON_THE_LOOP) -> Check:
     """The kernel's version against what the packet path uses."""
     numbers = release.partition("-")[0].split(".")
     try:
@@ -104,6 +105,13 @@ def check_kernel(release: str) -> Check:
         return Check("kernel", "warn", f"unknown version {release}")
     if version < KERNEL_MIN:
         return Check("kernel", "fail", f"Linux {release}", "use Linux 4.18 or newer; Debian 12 has 6.1")
+    if workers.native and version < KERNEL_NATIVE:
+        return Check(
+            "kernel",
+            "fail",
+            f"Linux {release}: native workers need 5.11",
+            "leave [workers] out, or use a newer kernel; Debian 12 has 6.1",
+        )
     if version < KERNEL_GOOD:
         return Check(
             "kernel", "warn", f"Linux {release}: TUN has no UDP segmentation", "Linux 6.2 or newer is faster"

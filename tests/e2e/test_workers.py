@@ -278,4 +278,6 @@ def test_traffic_flows_while_python_is_busy(place: Site) -> None:
     loop, native = (busy_round_trips(place, server) for server in (ON_THE_LOOP, ONE))
     assert native.ok
     assert p99_ms(loop) > 20, f"the loop was not held: {p99_ms(loop)} ms"
-    assert p99_ms(native) < p99_ms(loop) / 4, (p99_ms(native), p99_ms(loop))
+    # A twentieth on two quiet processors; on busy ones a worker also waits for its turn.
+    assert p99_ms(native) < p99_ms(loop) / 2, (p99_ms(native), p99_ms(loop))
+    assert native.median_ms < loop.median_ms / 5, (native.median_ms, loop.median_ms)

@@ -78,6 +78,13 @@ def test_kernels(release: str, status: str) -> None:
     assert doctor.check_kernel(release).status == status
 
 
+def test_native_workers_need_a_newer_kernel() -> None:
+    found = doctor.check_kernel("5.10.0-30-amd64", Workers(2, True))
+    assert (found.status, found.detail) == ("fail", "Linux 5.10.0-30-amd64: native workers need 5.11")
+    assert doctor.check_kernel("5.11.0", Workers(2, True)).status == "warn"
+    assert doctor.check_kernel("5.10.0-30-amd64", Workers()).status == "warn"
+
+
 @pytest.mark.parametrize(
     ("usable", "workers", "status", "text"),
     [
