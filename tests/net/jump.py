@@ -220,6 +220,19 @@ class JumpClient:
         mine = self.wait_view(lambda seen: seen.state == "ATTACHED", "ATTACHED", timeout_s)
         return self._agreed(mine, False, timeout_s)
 
+    def wait_same_path(self, timeout_s: float) -> None:
+        """Wait until both ends are bound to the same path at the same epoch, whatever they think of its quality."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            mine = self.view()
+            theirs = self.gateway.session_of(mine.session_id)
+            same = (mine.epoch, mine.path_id) == (theirs.epoch, theirs.path_id)
+            if same and {mine.state, theirs.state} <= {"ATTACHED", "VOLATILE", "DEGRADED"}:
+                return
+            if time.monotonic() > deadline_s:
+                raise LabError(f"the ends are not on one path within {timeout_s} s:\n{mine}\n{theirs}")
+            time.sleep(POLL_S)
+
     def _agreed(self, mine: SessionView, settled: bool, timeout_s: float) -> SessionView:
         deadline_s = time.monotonic() + timeout_s
         while True:

@@ -236,7 +236,7 @@ def test_b37_acks_lost_until_the_episode_times_out(make_bed: MakeBed) -> None:
         time.sleep(3.5)
         for side in SIDES:
             healed_ns = bed.topology.uplinks[side].heal()
-        bed.client.wait_attached(3.0)
+        bed.client.wait_same_path(3.0)  # the lost messages may still count as loss
         agreed_ns = boot_ns()
         stream.stop()
     assert agreed_ns - healed_ns < 1.5 * NS_PER_S
