@@ -20,7 +20,7 @@ from typing import Final
 
 from bench.tunnel import flame
 from bench.tunnel.measure import PORT, tcp_argv
-from bench.tunnel.ours import OUR_PEERS, Ours
+from bench.tunnel.ours import OUR_PEERS, Ours, OursForStock
 from bench.tunnel.runner import say, start
 from bench.tunnel.scene import Scene
 from tests.net.lab import REPO, Lab, LabError, missing_requirements, python_module
@@ -32,6 +32,7 @@ AROUND_S: Final = 4.0
 # A prime, so that nothing periodic is always hit at the same place.
 FREQUENCY_HZ: Final = 997
 STACK_BYTES: Final = 8192
+PROFILED: Final = (Ours, OursForStock)
 # Hardware counters where there are any; else the kernel's own clock, as in most virtual machines.
 EVENTS: Final = ("cycles", "cpu-clock")
 PROBE_S: Final = 0.2
@@ -80,7 +81,7 @@ def stacks_of(data: Path) -> dict[tuple[str, ...], int]:
     return dict(found)
 
 
-def profile(scene: Scene, peer: Ours, event: str, way: str) -> dict[tuple[str, ...], int]:
+def profile(scene: Scene, peer: Ours | OursForStock, event: str, way: str) -> dict[tuple[str, ...], int]:
     """The gateway during one TCP stream."""
     load = scene.client.spawn(tcp_argv(way, RECORD_S + AROUND_S), f"load-{way}")
     try:
@@ -101,7 +102,7 @@ def draw(name: str, event: str) -> list[Path]:
             "ready"
         )
         kind = OUR_PEERS[name]
-        assert issubclass(kind, Ours)
+        assert issubclass(kind, PROFILED)
         peer = kind(scene)
         start(peer, scene)
         for way in ("up", "down"):
@@ -121,8 +122,8 @@ def main() -> int:
     if problem := missing_requirements():
         sys.exit(f"make profile: {problem}")
     names = [name for name in os.environ.get("PEERS", "ours").split(",") if name]
-    if strange := [name for name in names if not issubclass(OUR_PEERS.get(name, object), Ours)]:
-        sys.exit(f"PEERS: {', '.join(strange)}: only tunnels of ours at both ends can be profiled")
+    if strange := [name for name in names if not issubclass(OUR_PEERS.get(name, object), PROFILED)]:
+        sys.exit(f"PEERS: {', '.join(strange)}: only tunnels with our gateway can be profiled")
     OUT.mkdir(parents=True, exist_ok=True)
     try:
         event = usable_event()

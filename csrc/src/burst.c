@@ -16,6 +16,11 @@
 #endif
 
 #define MSGS_MAX JV_BURST_MSGS_PLAIN
+/* In a row: the sender, the sockets or the way know no trains. */
+#define SINGLES 64u
+/* Between messages of 64 KB, so that datagrams which come singly do not meet in the same sets of the caches.
+ */
+#define COLOUR_BYTES 1536u
 /* PKTINFO (the larger, IPv6) and one int or u16. */
 #define CONTROL_BYTES (CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(int)))
 
@@ -48,7 +53,9 @@ int jv_udp_prepare(int fd, unsigned wanted) {
 /* --- receiving --- */
 
 struct jv_burst {
-    unsigned n;          /* messages per call */
+    unsigned n;          /* messages that the next call asks for */
+    bool trains;         /* a message may be one */
+    unsigned singles;    /* messages in a row that were none, at most SINGLES */
     unsigned dirty;      /* headers that the last call changed */
     uint32_t data_bytes; /* per message */
     size_t stride;       /* headroom and data */
@@ -83,15 +90,17 @@ struct jv_burst *jv_burst_new(unsigned features, uint32_t datagram_bytes) {
     b = calloc(1, sizeof(*b));
     if (!b)
         return NULL;
-    b->n = features & JV_UDP_GRO ? JV_BURST_MSGS_GRO : JV_BURST_MSGS_PLAIN;
-    b->data_bytes = features & JV_UDP_GRO ? UINT16_MAX : datagram_bytes;
-    b->stride = JV_BURST_HEADROOM + (b->data_bytes + JV_CACHE_LINE - 1) / JV_CACHE_LINE * JV_CACHE_LINE;
-    b->arena = aligned_alloc(JV_CACHE_LINE, b->n * b->stride);
+    b->trains = features & JV_UDP_GRO;
+    b->n = b->trains ? JV_BURST_MSGS_GRO : JV_BURST_MSGS_PLAIN;
+    b->data_bytes = b->trains ? UINT16_MAX : datagram_bytes;
+    b->stride = JV_BURST_HEADROOM + (b->data_bytes + JV_CACHE_LINE - 1) / JV_CACHE_LINE * JV_CACHE_LINE +
+                (b->trains ? COLOUR_BYTES : 0);
+    b->arena = aligned_alloc(JV_CACHE_LINE, MSGS_MAX * b->stride);
     if (!b->arena) {
         free(b);
         return NULL;
     }
-    b->dirty = b->n;
+    b->dirty = MSGS_MAX;
     return b;
 }
 
@@ -148,6 +157,13 @@ static bool accept_message(struct jv_burst *b, unsigned i, uint16_t socket) {
     return true;
 }
 
+/* A few trains are as much work as many single datagrams: how many messages are asked for follows what comes.
+ */
+static void note_kind(struct jv_burst *b, unsigned segments) {
+    b->singles = segments > 1 ? 0 : b->singles + (b->singles < SINGLES);
+    b->n = b->trains && b->singles < SINGLES ? JV_BURST_MSGS_GRO : JV_BURST_MSGS_PLAIN;
+}
+
 int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket, struct jv_counters *ctr) {
     int kept = 0, got;
 
@@ -164,11 +180,16 @@ int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket, struct jv_counter
             jv_count(ctr, JV_CTR_DROP_RX_TRUNCATED);
             continue;
         }
+        note_kind(b, b->msgs[i].segments);
         jv_count_add(ctr, JV_CTR_RX_DATAGRAMS, b->msgs[i].segments);
         jv_count_add(ctr, JV_CTR_RX_BYTES, b->msgs[i].len);
         b->msgs[kept++] = b->msgs[i];
     }
     return kept;
+}
+
+bool jv_burst_single(const struct jv_burst *b) {
+    return b->singles == SINGLES;
 }
 
 struct jv_msg *jv_burst_msgs(struct jv_burst *b) {

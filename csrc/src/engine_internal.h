@@ -136,6 +136,13 @@ struct jv_rx {
 
 /* One thread's own part. The engine has one as well: of Python's thread where that pumps, and for whatever is
  * sent under the lock. */
+/* How densely datagrams have come. */
+struct jv_pace {
+    uint64_t since_ns;          /* begin of the window that is counted */
+    uint32_t datagrams, before; /* in it, and in the whole one before */
+    int taken;                  /* by the last pump */
+};
+
 struct jv_worker {
     struct jv_engine *e;
     unsigned number; /* which of a socket's descriptors and of the device's queues are its own */
@@ -144,6 +151,7 @@ struct jv_worker {
     uint32_t mtu_bytes;
     uint64_t now_ns; /* of the pump that runs */
     struct jv_burst *burst;
+    struct jv_pace pace;
     struct jv_sender *sender;
     struct jv_counters counters; /* since the last folding */
     struct jv_tx tx;

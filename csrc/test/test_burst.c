@@ -145,6 +145,35 @@ static void test_many_single_datagrams(void) {
     close_pair(&p);
 }
 
+static void send_single(const struct pair *p, unsigned n) {
+    for (unsigned i = 0; i < n; i++)
+        CHECK(sendto(p->a, payload, 64, 0, (const struct sockaddr *)&p->to_b.remote.v4,
+                     sizeof p->to_b.remote.v4) == 64);
+}
+
+/* Where trains may come, a call asks for few messages, until those that come are none. */
+static void test_single_datagrams_widen_the_call(void) {
+    struct pair p;
+    struct jv_train train = {.data = payload, .len = 640, .segment_bytes = 64, .to = &p.to_b};
+
+    open_pair(&p, AF_INET, JV_UDP_GSO | JV_UDP_GRO, 1500);
+    for (unsigned i = 0; i < 8; i++) {
+        CHECK(!jv_burst_single(p.burst));
+        send_single(&p, JV_BURST_MSGS_GRO + 1);
+        CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == JV_BURST_MSGS_GRO);
+    }
+    CHECK(jv_burst_single(p.burst));
+    send_single(&p, 100);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == JV_BURST_MSGS_PLAIN);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 8 + 100 - JV_BURST_MSGS_PLAIN);
+    CHECK(jv_sender_send(p.sender, p.a, &train, 1, &p.sent) == 10);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 1 && jv_burst_msgs(p.burst)[0].segments == 10);
+    CHECK(!jv_burst_single(p.burst));
+    send_single(&p, 20);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == JV_BURST_MSGS_GRO);
+    close_pair(&p);
+}
+
 static void test_answer_leaves_by_the_address_asked(void) {
     static const uint8_t second[4] = {127, 0, 0, 77};
     struct jv_train train = {.data = payload, .len = 8};
@@ -342,6 +371,7 @@ static void test_full_buffer_drops_the_rest(void) {
 int main(void) {
     RUN(test_trains);
     RUN(test_many_single_datagrams);
+    RUN(test_single_datagrams_widen_the_call);
     RUN(test_answer_leaves_by_the_address_asked);
     RUN(test_stale_local_address);
     RUN(test_truncated);

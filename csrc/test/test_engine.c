@@ -240,6 +240,35 @@ static void a_handshake_flood_leaves_room_for_events(void) {
     close_end(&b);
 }
 
+/* So many datagrams before each of so many pumps, that far apart; the pauses that were made. */
+static uint64_t paced(struct end *a, struct end *b, uint64_t *at_ns, unsigned pumps, unsigned datagrams,
+                      uint64_t apart_ns) {
+    const uint64_t before = count(b, JV_CTR_RX_PAUSES);
+    const uint8_t junk[32] = {4}; /* a keepalive of nobody */
+    for (unsigned i = 0; i < pumps; i++, *at_ns += apart_ns) {
+        for (unsigned k = 0; k < datagrams; k++)
+            (void)sendto(a->udp, junk, sizeof junk, 0, (struct sockaddr *)&b->at.remote.v4,
+                         sizeof b->at.remote.v4);
+        CHECK(jv_engine_pump_udp(b->engine, b->socket_id, *at_ns) == (int)datagrams);
+    }
+    return count(b, JV_CTR_RX_PAUSES) - before;
+}
+
+static void only_datagrams_that_come_fast_and_singly_are_waited_for(void) {
+    const uint64_t ms = SECOND_NS / 1000;
+    struct end a, b;
+    uint64_t at_ns = now_ns;
+    open_pair(&a, &b);
+    settle(&a, &b);
+    CHECK(paced(&a, &b, &at_ns, 50, 1, ms / 5) == 0);
+    CHECK(paced(&a, &b, &at_ns, 10, 1, ms / 20) == 0); /* a burst is not yet a stream */
+    CHECK(paced(&a, &b, &at_ns, 100, 1, ms / 20) > 50);
+    CHECK(paced(&a, &b, &at_ns, 30, 1, 3 * ms) <= 1);  /* the first does not know yet that it is over */
+    CHECK(paced(&a, &b, &at_ns, 30, 64, ms / 2) <= 1); /* full calls need no company */
+    close_end(&a);
+    close_end(&b);
+}
+
 static void slots_and_sockets_that_do_not_exist(void) {
     struct end a;
     struct jv_endpoint to = {0};
@@ -278,6 +307,7 @@ int main(void) {
     RUN(only_the_allowed_source_gets_in);
     RUN(garbage_is_counted_and_nothing_else);
     RUN(a_handshake_flood_leaves_room_for_events);
+    RUN(only_datagrams_that_come_fast_and_singly_are_waited_for);
     RUN(slots_and_sockets_that_do_not_exist);
     RUN(a_removed_session_drops_what_waits);
     return failures();

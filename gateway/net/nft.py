@@ -137,25 +137,28 @@ def _ruleset(interface: str, chains: dict[str, list[list[Statement]]]) -> Rulese
 
 
 def _forward(
-    interface: str, pools: Iterable[IPv4Network | IPv6Network], mss_clamp: bool, clients: bool, inbound: bool
+    interface: str, pools: Sequence[IPv4Network | IPv6Network], mss_clamp: bool, clients: bool, inbound: bool
 ) -> Iterable[list[Statement]]:
     into, out_of = _match(_meta("oifname"), interface), _match(_meta("iifname"), interface)
     if not clients:
         yield [out_of, into, {"drop": None}]
     if mss_clamp:
-        yield [out_of, *_clamp()]
-        yield [into, *_clamp()]
+        yield _clamp(out_of)
+        yield _clamp(into)
+    if inbound or not pools:
+        return
+    # Only here: one rule that asks for the state makes the kernel track every packet of the machine.
     yield [out_of, {"accept": None}]
     yield [into, _match({"ct": {"key": "state"}}, ["established", "related"], "in"), {"accept": None}]
-    if not inbound:
-        for pool in pools:
-            yield [into, _match(_field(pool.version, "daddr"), _prefix(pool)), {"drop": None}]
+    for pool in pools:
+        yield [into, _match(_field(pool.version, "daddr"), _prefix(pool)), {"drop": None}]
 
 
-def _clamp() -> list[Statement]:
+def _clamp(way: Statement) -> list[Statement]:
+    """The flags first: of most packets they are all that is looked at."""
     flags = {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["syn", "rst"]]}
     size = {"tcp option": {"name": "maxseg", "field": "size"}}
-    return [_match(flags, "syn"), {"mangle": {"key": size, "value": {"rt": {"key": "mtu"}}}}]
+    return [_match(flags, "syn"), way, {"mangle": {"key": size, "value": {"rt": {"key": "mtu"}}}}]
 
 
 def _masquerade(interface: str, out_interface: str, pool: IPv4Network | IPv6Network) -> list[Statement]:

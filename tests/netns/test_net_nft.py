@@ -19,6 +19,15 @@ def _listing(bed: Bed) -> str:
     return bed.inside("nft", "list", "ruleset")
 
 
+def test_connections_are_tracked_only_where_pools_are_behind_it(bed: Bed) -> None:
+    for pools, tracked in ((["10.9.0.0/24"], True), ([], False)):
+        rules = nft.nat_ruleset("jv0", pools4=pools, clients=False)
+        in_namespace(bed.machine, lambda rules=rules: nft.apply(rules))
+        assert ("ct state" in _listing(bed)) is tracked
+        assert "maxseg size" in _listing(bed)
+        assert "drop" in _listing(bed)
+
+
 def test_applying_again_replaces(bed: Bed) -> None:
     bed.inside("nft", FOREIGN)
     foreign = _listing(bed)

@@ -40,8 +40,9 @@ struct jv_msg {
 
 struct jv_burst;
 
-/* features: of the sockets it will read. With JV_UDP_GRO 8 messages of 64 KB, else 64 of datagram_bytes
- * (rounded up to 64; 1 to 65,535). NULL when memory is short or an argument is wrong. */
+/* features: of the sockets it will read. With JV_UDP_GRO messages of 64 KB, 8 per call while they are trains
+ * and up to 64 while they are single datagrams; else 64 of datagram_bytes (rounded up to 64; 1 to 65,535).
+ * Memory is touched where messages come. NULL when memory is short or an argument is wrong. */
 JV_API struct jv_burst *jv_burst_new(unsigned features, uint32_t datagram_bytes) JV_WARN_UNUSED;
 JV_API void jv_burst_free(struct jv_burst *b);
 
@@ -50,6 +51,8 @@ JV_API void jv_burst_free(struct jv_burst *b);
 JV_API int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket,
                          struct jv_counters *ctr) JV_NONNULL JV_WARN_UNUSED;
 JV_API struct jv_msg *jv_burst_msgs(struct jv_burst *b) JV_NONNULL;
+/* Whether the last 64 messages were single datagrams, each. */
+JV_API bool jv_burst_single(const struct jv_burst *b) JV_NONNULL;
 
 /* --- sending --- */
 

@@ -15,6 +15,7 @@
 	X(TX_BYTES, tx_bytes) \
 	X(RX_CALLS, rx_calls)                     /* recvmmsg that returned datagrams */ \
 	X(TX_CALLS, tx_calls)                     /* sendmmsg */ \
+	X(RX_PAUSES, rx_pauses)                   /* short waits for more single datagrams to share a call */ \
 	/* TUN: rx is what the host sends into the tunnel */ \
 	X(TUN_RX_PACKETS, tun_rx_packets) \
 	X(TUN_RX_BYTES, tun_rx_bytes) \
