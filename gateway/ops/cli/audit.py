@@ -14,7 +14,7 @@ import click
 
 from gateway.control import statedir
 from gateway.errors import NotFound, UsageError
-from gateway.ops.cli import output
+from gateway.ops.cli import complete, output
 from gateway.ops.cli.options import interface_option, json_option, state_dir_option
 
 if TYPE_CHECKING:
@@ -204,7 +204,11 @@ def _say_replayed(result: Replayed) -> None:
 @state_dir_option
 @interface_option
 @click.option(
-    "-s", "--session", metavar="SESSION", help="Only this session: a peer's name or the start of an id."
+    "-s",
+    "--session",
+    metavar="SESSION",
+    shell_complete=complete.sessions,
+    help="Only this session: a peer's name or the start of an id.",
 )
 @click.option("--since", metavar="TIME", help="2026-01-02T03:04:05Z, or 5m, 2h, 1d ago.")
 @click.option("--until", metavar="TIME", help="As --since.")

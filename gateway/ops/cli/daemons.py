@@ -9,6 +9,7 @@ import click
 
 from gateway.control import statedir
 from gateway.errors import UsageError
+from gateway.ops.cli import complete
 from gateway.ops.cli.options import config_option, interface_option, socket_option, state_dir_option
 
 
@@ -50,7 +51,7 @@ def connect(ctx: click.Context, config_path: Path, state_dir: Path | None) -> No
 
 
 @click.command(epilog="What a killed client left stands in its state directory: name the one it ran with.")
-@click.argument("name", metavar="[INTERFACE]", required=False)
+@click.argument("name", metavar="[INTERFACE]", required=False, shell_complete=complete.interfaces)
 @interface_option
 @socket_option
 @state_dir_option

@@ -17,12 +17,13 @@ import click
 
 from gateway.control import ctlclient, statedir
 from gateway.errors import DaemonUnreachable, UsageError
-from gateway.ops.cli import eventline, output
+from gateway.ops.cli import complete, eventline, output
 from gateway.ops.cli.options import (
     find_socket,
     interface_option,
     json_option,
     require_socket,
+    session_argument,
     socket_option,
     state_dir_option,
 )
@@ -86,7 +87,11 @@ class Sources:
 @files_option
 @json_option
 @click.option(
-    "-s", "--session", metavar="SESSION", help="Only this session: a peer's name or the start of an id."
+    "-s",
+    "--session",
+    metavar="SESSION",
+    shell_complete=complete.sessions,
+    help="Only this session: a peer's name or the start of an id.",
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens; with --json one event per line.")
 @click.option(
@@ -173,7 +178,7 @@ def _stream(path: Path, session: str | None, last: int) -> Iterator[dict[str, An
 
 
 @click.command()
-@click.argument("session")
+@session_argument
 @interface_option
 @socket_option
 @state_dir_option
@@ -205,7 +210,7 @@ def timeline(
 
 
 @click.command(epilog="TIME: 2026-01-02T03:04:05Z, seconds since 1970, or 90s, 5m, 2h, 1d ago.")
-@click.argument("session")
+@session_argument
 @click.option(
     "--at", metavar="TIME", help="Explain the last transition before then; default the last switch."
 )

@@ -12,6 +12,7 @@ import click
 from gateway.control import statedir
 from gateway.control.ctlclient import owner_pid
 from gateway.errors import DaemonUnreachable, UsageError
+from gateway.ops.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +23,14 @@ state_dir_option = click.option(
     envvar="JVPN_STATE_DIR",
     help="Keys and peers; default /var/lib/jvpn, or $JVPN_STATE_DIR.",
 )
-interface_option = click.option("-i", "--interface", metavar="IFACE", help="The daemon of this interface.")
+interface_option = click.option(
+    "-i",
+    "--interface",
+    metavar="IFACE",
+    shell_complete=complete.interfaces,
+    help="The daemon of this interface.",
+)
+session_argument = click.argument("session", shell_complete=complete.sessions)
 socket_option = click.option(
     "--socket", type=click.Path(path_type=Path), metavar="PATH", help="The daemon behind this control socket."
 )

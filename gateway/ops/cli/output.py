@@ -29,10 +29,14 @@ def note(text: str) -> None:
     click.echo(f"jvpn: {text}", err=True)
 
 
+def screen(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal that moves its cursor."""
+    return os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
 def coloured(stream: TextIO) -> bool:
-    """Whether ``stream`` shows colour and moves its cursor."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return not plain and stream.isatty()
+    """Whether ``stream`` shows colour and is meant to."""
+    return not os.environ.get("NO_COLOR") and screen(stream)
 
 
 def mark(status: str, text: str = "") -> str:

@@ -21,7 +21,7 @@ from gateway.constants import DEFAULT_PORT
 from gateway.control import configfields, keysfile
 from gateway.control.wgquick import StockClient, wgquick_text
 from gateway.errors import UsageError
-from gateway.ops.cli import output
+from gateway.ops.cli import complete, output
 from gateway.ops.cli.options import (
     config_option,
     interface_option,
@@ -39,6 +39,7 @@ _HIDDEN: Final = "<hidden; --reveal shows it>"
 _HOST_PREFIXES: Final = ("/32", "/128")
 _LIST_HEADER: Final = ("NAME", "PUBLIC KEY", "ALLOWED IPS", "ENDPOINT", "DEFINED BY")
 _NO_ENDPOINT: Final = "<the gateway's address>"
+_existing: Final = click.argument("name", shell_complete=complete.peers)
 
 
 @click.group()
@@ -151,7 +152,7 @@ def _added_where(document: Mapping[str, Any]) -> str:
 
 
 @peer.command()
-@click.argument("name")
+@_existing
 @click.option("--reveal", is_flag=True, help="Show the preshared key.")
 @click.option(
     "--private-key-file",
@@ -214,7 +215,7 @@ def _list_row(described: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 @peer.command()
-@click.argument("name")
+@_existing
 @_with_target
 def remove(target: Target, name: str) -> None:
     """Remove a peer that `jvpn peer add` made. NAME may be its public key."""

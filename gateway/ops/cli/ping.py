@@ -14,9 +14,9 @@ import click
 
 from gateway.control import ctlclient
 from gateway.errors import UsageError
-from gateway.ops.cli import output
+from gateway.ops.cli import complete, output
 from gateway.ops.cli.eventline import short
-from gateway.ops.cli.options import json_option, require_socket, socket_option
+from gateway.ops.cli.options import json_option, require_socket, session_argument, socket_option
 
 SCHEMA: Final = "jvpn.pings/1"
 # A hundred a second: the control rate's default.
@@ -32,7 +32,7 @@ Document = dict[str, Any]
     epilog="Exit status 1 when nothing came back. The pings keep to the session's control rate, "
     "and change nothing about it."
 )
-@click.argument("session")
+@session_argument
 @click.option(
     "-c",
     "--count",
@@ -65,9 +65,15 @@ Document = dict[str, Any]
     type=click.IntRange(0, 255),
     default=0,
     metavar="PATH",
+    shell_complete=complete.paths,
     help="By this path, a number that `jvpn paths SESSION` shows; else by the one in use.",
 )
-@click.option("--interface", metavar="IFACE", help="The daemon of this interface.")
+@click.option(
+    "--interface",
+    metavar="IFACE",
+    shell_complete=complete.interfaces,
+    help="The daemon of this interface.",
+)
 @socket_option
 @json_option
 @click.pass_context

@@ -10,9 +10,15 @@ from typing import Any, Final
 import click
 
 from gateway.control import ctlclient
-from gateway.ops.cli import output
+from gateway.ops.cli import complete, output
 from gateway.ops.cli.eventline import short
-from gateway.ops.cli.options import interface_option, json_option, require_socket, socket_option
+from gateway.ops.cli.options import (
+    interface_option,
+    json_option,
+    require_socket,
+    session_argument,
+    socket_option,
+)
 
 _SESSIONS: Final = ("SESSION", "PEER", "STATE", "SINCE", "PATH", "THROUGH", "REASON", "SWITCHES")
 _SESSIONS_RIGHT: Final = frozenset((3, 4, 7))
@@ -41,7 +47,7 @@ _MARKS: Final = {
 
 
 @click.command()
-@click.argument("session", required=False)
+@click.argument("session", required=False, shell_complete=complete.sessions)
 @interface_option
 @socket_option
 @json_option
@@ -64,7 +70,7 @@ def sessions(session: str | None, interface: str | None, socket: Path | None, as
 
 
 @click.command()
-@click.argument("session")
+@session_argument
 @interface_option
 @socket_option
 @json_option
@@ -79,8 +85,8 @@ def paths(session: str, interface: str | None, socket: Path | None, as_json: boo
 
 
 @click.command(epilog="The switch keeps to budget and cooldown; at a gateway it is advice to the client.")
-@click.argument("session")
-@click.argument("path_id", metavar="PATH", type=click.IntRange(0, 255))
+@session_argument
+@click.argument("path_id", metavar="PATH", type=click.IntRange(0, 255), shell_complete=complete.paths)
 @interface_option
 @socket_option
 @json_option
@@ -98,7 +104,7 @@ def switch(session: str, path_id: int, interface: str | None, socket: Path | Non
 
 
 @click.command()
-@click.argument("session")
+@session_argument
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @interface_option
 @socket_option

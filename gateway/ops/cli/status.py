@@ -13,24 +13,28 @@ import click
 
 from gateway.constants import NS_PER_S
 from gateway.control import ctlclient
-from gateway.errors import DaemonUnreachable
-from gateway.ops.cli import output
+from gateway.errors import DaemonUnreachable, JumpError
+from gateway.ops.cli import output, watching
 from gateway.ops.cli.options import interface_option, json_option, require_socket, socket_option
+from gateway.ops.cli.sessions import render_list, render_paths
 
 _HEADER: Final = ("PEER", "STATE", "ENDPOINT", "ALLOWED IPS", "HANDSHAKE", "RECEIVED", "SENT", "SUITE")
 _RIGHT: Final = frozenset((4, 5, 6))
 _WORKERS_HEADER: Final = ("WORKER", "WAKEUPS", "DATAGRAMS IN", "DATAGRAMS OUT", "CPU")
 # A peer with many prefixes must not push the other columns out of sight; --json has them all.
 _PREFIXES_SHOWN: Final = 2
-_HOME, _CLEAR_LINE, _CLEAR_REST = "\x1b[H", "\x1b[K", "\x1b[J"
-_WHOLE_SCREEN, _FORMER_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 
 
 @click.command()
 @interface_option
 @socket_option
 @json_option
-@click.option("-w", "--watch", is_flag=True, help="Refresh until Ctrl-C; with --json one document per line.")
+@click.option(
+    "-w",
+    "--watch",
+    is_flag=True,
+    help="Refresh until Ctrl-C; with --json one document per line. Without a terminal it shows once.",
+)
 @click.option(
     "--interval",
     type=click.FloatRange(0.1, 3600),
@@ -49,47 +53,48 @@ def status(interface: str | None, socket: Path | None, as_json: bool, watch: boo
       jvpn status --watch
     """
     path = require_socket(interface, socket)
-    if not watch:
-        document = ctlclient.call(path, "status")
+    document = ctlclient.call(path, "status")
+    if watch and as_json:
+        watching.stream(path, document, interval)
+    elif watch and output.screen(sys.stdout):
+        watching.screen(lambda rows: _page(path, rows), interval)
+    else:
         output.write_json(document) if as_json else click.echo(render(document))
-        return
-    full_screen = not as_json and output.coloured(sys.stdout)
+
+
+# --- watching ----------------------------------------------------------------------------------------------------
+
+
+def _page(path: Path, rows: int) -> str:
+    """What `--watch` shows. A daemon that is away for a moment, for a restart, does not end it."""
+    at = time.strftime("%H:%M:%S")
     try:
-        if full_screen:
-            click.echo(_WHOLE_SCREEN, nl=False)
-        _watch(path, as_json, full_screen, interval)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if full_screen:
-            click.echo(_FORMER_SCREEN, nl=False)
-
-
-def _watch(path: Path, as_json: bool, full_screen: bool, interval_s: float) -> None:
-    while True:
-        if as_json:
-            output.write_json(ctlclient.call(path, "status"), indent=0)
-        elif full_screen:
-            click.echo(_screen(path), nl=False)
-        else:
-            click.echo(render(ctlclient.call(path, "status")) + "\n")
-        sys.stdout.flush()
-        time.sleep(interval_s)
-
-
-def _screen(path: Path) -> str:
-    """The text of one refresh. A daemon that is away for a moment, for a restart, does not end the watch."""
-    try:
-        text = render(ctlclient.call(path, "status"))
+        document = ctlclient.call(path, "status")
     except DaemonUnreachable as error:
-        text = str(error)
-    return _HOME + "".join(f"{line}{_CLEAR_LINE}\n" for line in text.splitlines()) + _CLEAR_REST
+        return f"{at}  {error}\n\nwaiting for it; Ctrl-C ends"
+    return f"{at}  Ctrl-C ends\n\n{render(document, _living(path, rows // 2))}"
 
 
-def render(document: Mapping[str, Any]) -> str:
-    """A status document as text. What it does not hold is left out."""
+def _living(path: Path, rows: int) -> str:
+    """So many sessions; of the only one its paths as well."""
+    try:
+        found = ctlclient.call(path, "sessions", {"limit": rows})
+        if len(found["sessions"]) != 1:
+            return render_list(found)
+        one = ctlclient.call(path, "session", {"session": found["sessions"][0]["session_id"]})
+    except JumpError:
+        return ""  # it ended or went away between two questions; the next refresh says so
+    return f"{render_list(found)}\n\n{render_paths(one['paths'])}"
+
+
+# --- text --------------------------------------------------------------------------------------------------------
+
+
+def render(document: Mapping[str, Any], sessions: str = "") -> str:
+    """A status document as text, with what else is known of its sessions. What it does not hold is left out."""
     blocks = [
         _head(document),
+        sessions,
         _peers(document.get("peers", ())),
         _workers(document.get("workers", {}).get("each", ())),
         *(_told(key, one) for key, one in document.get("told", {}).items()),

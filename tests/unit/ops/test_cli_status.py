@@ -3,17 +3,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import pty
-import select
-import signal
-import struct
-import subprocess
-import sys
-import termios
-import time
 from pathlib import Path
 from typing import Any
 
@@ -97,51 +87,6 @@ def test_which_daemon(jvpn: Jvpn, places: Path) -> None:
         assert jvpn("status").exit_code == 0
 
 
-def watching(places: Path, *args: str, **streams: Any) -> subprocess.Popen[bytes]:
-    environ = {**os.environ, "JVPN_RUNTIME_DIR": str(places / "run"), "TERM": "xterm"}
-    environ.pop("NO_COLOR", None)
-    command = [sys.executable, "-m", "gateway.ops.cli", "status", "--watch", "--interval", "0.1", *args]
-    return subprocess.Popen(command, env=environ, **streams)
-
-
-def test_watch_into_a_pipe_is_one_document_per_line(places: Path) -> None:
-    with serving(places / "run/jvpn0.sock", {"status": status}):
-        process = watching(places, "--json", stdout=subprocess.PIPE)
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(3)]
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=10)
-    assert [json.loads(line) for line in lines] == [STATUS] * 3
-    assert process.returncode == 0
-
-
-def test_watch_on_a_terminal_refreshes_one_screen_and_gives_it_back(places: Path) -> None:
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
-    with serving(places / "run/jvpn0.sock", {"status": status}):
-        process = watching(places, stdout=follower, stderr=follower)
-        seen = _until(leader, lambda data: data.count(b"\x1b[H") >= 3)
-    seen += _until(leader, lambda data: b"no daemon answers" in data)  # it went away: say so and go on
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
-    seen += _until(leader, lambda data: b"\x1b[?1049l" in data)
-    os.close(follower)
-    os.close(leader)
-    assert seen.startswith(b"\x1b[?1049h\x1b[?25l\x1b[H")
-    assert b"phone" in seen
-    assert seen.endswith(b"\x1b[?25h\x1b[?1049l")
-
-
-def _until(descriptor: int, enough: Any) -> bytes:
-    data, deadline = b"", time.monotonic() + 15
-    while not enough(data):
-        assert time.monotonic() < deadline, data
-        if select.select([descriptor], [], [], 0.5)[0]:
-            data += os.read(descriptor, 65_536)
-    return data
-
-
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
     [
@@ -185,6 +130,7 @@ def test_colour_needs_a_terminal_and_consent(monkeypatch: pytest.MonkeyPatch) ->
     assert output.coloured(stream)
     monkeypatch.setenv("NO_COLOR", "1")
     assert not output.coloured(stream)
+    assert output.screen(stream)  # a cursor that moves is no colour
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("TERM", "dumb")
     assert not output.coloured(stream)
