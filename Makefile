@@ -4,7 +4,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test retest build debug lint format bench bench-failover bench-tunnel profile clean dev ctest pytest
+.PHONY: help demo test retest build debug lint format man bench bench-failover bench-tunnel profile clean dev ctest pytest
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ format: dev ## rewrite what lint would complain about
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 	.venv/bin/clang-format -i $$(find csrc tests bench -name '*.[ch]')
+
+man: build ## docs/man/jvpn.1 and jvpn.toml.5, from the commands and docs/configuration.md
+	@$(PY) docs/man/make.py
 
 bench: dev ## burst benchmarks, into bench/out/micro.json
 	@mkdir -p bench/out

@@ -192,7 +192,12 @@ def timeline(
     journal: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the whole life of SESSION (a peer's name or the start of an id), ended ones too."""
+    """Show the whole life of SESSION (a peer's name or the start of an id), ended ones too.
+
+    \b
+    Example:
+      jvpn timeline laptop
+    """
     from gateway.control import auditread
 
     document = Sources(journal, state_dir, interface, socket).ask(
@@ -228,7 +233,13 @@ def why(
     journal: Path | None,
     as_json: bool,
 ) -> None:
-    """Explain what SESSION did: the transition, its row of the table, the evidence and what the limits said."""
+    """Explain what SESSION did: the transition, its row of the table, the evidence and what the limits said.
+
+    \b
+    Examples:
+      jvpn why laptop
+      jvpn why laptop --at 5m
+    """
     from gateway.control import auditwhy
 
     at_unix_ns = unix_ns(at, time.time_ns()) if at else None

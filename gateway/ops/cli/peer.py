@@ -51,6 +51,7 @@ def peer() -> None:
       jvpn peer add phone --qr                      a new key pair, shown once as a QR code
       jvpn peer add laptop --psk > laptop.conf      a file for wg-quick or `jvpn connect`
       jvpn peer add office --public-key KEY --allowed-ip 10.99.0.9/32 --allowed-ip 192.168.7.0/24
+      jvpn peer list
       jvpn peer show phone --qr
       jvpn peer remove phone
     """

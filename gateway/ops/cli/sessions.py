@@ -75,7 +75,12 @@ def sessions(session: str | None, interface: str | None, socket: Path | None, as
 @socket_option
 @json_option
 def paths(session: str, interface: str | None, socket: Path | None, as_json: bool) -> None:
-    """Show the paths of SESSION: status, round trip, loss, score."""
+    """Show the paths of SESSION: status, round trip, loss, score.
+
+    \b
+    Example:
+      jvpn paths laptop
+    """
     document = ctlclient.call(require_socket(interface, socket), "session", {"session": session})
     if as_json:
         chosen = {name: document[name] for name in ("session_id", "peer", "suite", "path_id", "paths")}
@@ -91,7 +96,13 @@ def paths(session: str, interface: str | None, socket: Path | None, as_json: boo
 @socket_option
 @json_option
 def switch(session: str, path_id: int, interface: str | None, socket: Path | None, as_json: bool) -> None:
-    """Move SESSION to PATH, a number that `jvpn paths SESSION` shows; 0: to the best one."""
+    """Move SESSION to PATH, a number that `jvpn paths SESSION` shows; 0: to the best one.
+
+    \b
+    Examples:
+      jvpn switch laptop 2
+      jvpn switch laptop 0
+    """
     args = {"session": session, "path_id": path_id}
     document = ctlclient.call(require_socket(interface, socket), "switch", args)
     if as_json:
@@ -110,7 +121,12 @@ def switch(session: str, path_id: int, interface: str | None, socket: Path | Non
 @socket_option
 @json_option
 def terminate(session: str, yes: bool, interface: str | None, socket: Path | None, as_json: bool) -> None:
-    """End SESSION for good: its keys are erased, its identity never comes back."""
+    """End SESSION for good: its keys are erased, its identity never comes back.
+
+    \b
+    Example:
+      jvpn terminate laptop --yes
+    """
     path = require_socket(interface, socket)
     found = ctlclient.call(path, "session", {"session": session})
     if not yes:
