@@ -84,7 +84,7 @@ def paths(session: str, interface: str | None, socket: Path | None, as_json: boo
     document = ctlclient.call(require_socket(interface, socket), "session", {"session": session})
     if as_json:
         chosen = {name: document[name] for name in ("session_id", "peer", "suite", "path_id", "paths")}
-        output.write_json({"schema": "jvpn.paths/1", **chosen})
+        output.write_json({"schema": "jvpn.session-paths/1", **chosen})
     else:
         click.echo(f"{render_paths(document['paths'])}\n\ndata under {document['suite']}")
 

@@ -79,7 +79,7 @@ def test_one_session_and_its_paths(jvpn: Jvpn, places: Path) -> None:
     ]  # fmt: skip
     assert "because   REATTACH_SUCCESS" in text
     assert "switches  1/8 in the last minute, cooldown 1.5 s" in text
-    assert paths["schema"] == "jvpn.paths/1"
+    assert paths["schema"] == "jvpn.session-paths/1"
     assert paths["paths"] == document["paths"]
     assert table.splitlines()[0].split() == [
         "PATH", "STATUS", "RTT", "JITTER", "LOSS", "SCORE", "STABILITY", "PENALTY", "TIER", "HEARD", "ADDRESS",
