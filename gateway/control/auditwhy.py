@@ -52,7 +52,8 @@ def explain(paths: Sequence[Path], selector: str, at_unix_ns: int | None = None)
     steps = _steps(bodies(paths), ident, policies)
     chosen = _chosen(steps, at_unix_ns)
     if chosen is None:
-        raise NotFound(f"no transition of session {ident[:12]} in the journal at that time")
+        first = f"; its first is of {steps[0].cause['ts']}" if steps else ""
+        raise NotFound(f"no transition of session {ident[:12]} in the journal at that time{first}")
     story = steps[_beginning(steps, chosen) : chosen + 1]
     name = story[-1].cause["policy"]
     return {

@@ -164,6 +164,10 @@ class Newcomer:
         wait_until(free, "a standby")
         return found[0]
 
+    def standby_at_gateway(self) -> int:
+        """The same number, which both ends know it by."""
+        return self.standby(self.session_id("laptop"))
+
 
 def wait_until(done: Callable[[], bool], what: str, timeout_s: float = READY_S) -> None:
     """Look until it is so."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every JSON document of the command line: which command writes it, and all of its fields.
 
-Rule: the number in ``schema`` grows when a field goes or changes its meaning. Fields may be added to a journal's records
-only; all other documents have these and no others. Times are in the unit of the name, None is "not known".
+Rule: the number in ``schema`` grows when a field goes or changes its meaning. Records of the journal have further
+fields by kind; all other documents have these and no others. Units are in the names, None is "not known".
 """
 
 from __future__ import annotations
