@@ -97,6 +97,7 @@ class Stats:
     token: bytes = field(repr=False, default=b"")  # b"": none is asked for
     tls: Tls | None = None
     per_session: bool = False
+    wireguard_names: bool = False
 
 
 NO_STATS: Final = Stats(enabled=False)

@@ -104,6 +104,7 @@ class StatsTable(Table, frozen=True):
     tls_key_file: str = ""
     tls_client_ca_file: str = ""
     per_session: bool = False
+    wireguard_names: bool = False
 
 
 class PeerTable(Table, frozen=True):

@@ -39,6 +39,7 @@ def read_stats(table: StatsTable, problems: Problems, origin: Origin) -> Stats:
         token=token,
         tls=tls,
         per_session=table.per_session,
+        wireguard_names=table.wireguard_names,
     )
 
 

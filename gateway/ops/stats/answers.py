@@ -44,10 +44,12 @@ class Denial(Exception):
 class Pages:
     """The documents of one gateway by address."""
 
-    def __init__(self, seen: Observed, watch: Watch, *, per_session: bool) -> None:
+    def __init__(
+        self, seen: Observed, watch: Watch, *, per_session: bool, wireguard_names: bool = False
+    ) -> None:
         self._seen = seen
         self._watch = watch
-        self._per_session = per_session
+        self._asked_for = {"per_session": per_session, "wireguard_names": wireguard_names}
         self._box = Box()
         self._tally = Tally(seen.records.audit)
         self._api = api = Api(seen)
@@ -147,7 +149,7 @@ class Pages:
     async def _metrics(self, request: web.BaseRequest, _hold: Hold) -> web.Response:
         scrape = Scrape(self._seen, self._watch, self._tally, await self._box.document())
         wanted = "application/openmetrics-text" in request.headers.get("Accept", "")
-        body = await exposition(scrape, open_metrics=wanted, per_session=self._per_session)
+        body = await exposition(scrape, open_metrics=wanted, **self._asked_for)
         return plain(body, OPENMETRICS_TYPE if wanted else TEXT_TYPE)
 
     async def _openapi(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:

@@ -1,84 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/metrics: the text that Prometheus reads, written line by line.
+"""/metrics: what a gateway's sessions, handshakes and traffic add up to.
 
-Rule: a scrape costs the same with one session as with thousands, but for one pass over them. Names of sessions are
-labels only where they were asked for (``stats.per_session``). Directions: ``in`` comes from peers, ``out`` goes to
+Rule: a scrape costs the same with one session as with thousands, but for one pass over them. Names of sessions and
+peers are labels only where they were asked for (series.py). Directions: ``in`` comes from peers, ``out`` goes to
 them; ``outer`` is what travels between the machines, ``inner`` what the tunnel carries.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final, NamedTuple
 
-from gateway import __version__
 from gateway.constants import NS_PER_S
 from gateway.control.observed import Observed
-from gateway.control.sessions import Live
 from gateway.core.states import LIVE
-from gateway.crypto import sodium_features
+from gateway.ops.stats import machine, series
 from gateway.ops.stats.tally import Tally
-from gateway.ops.stats.watch import Histogram, Watch
+from gateway.ops.stats.text import Text
+from gateway.ops.stats.watch import Watch
+from gateway.suites import TRAITS, Suite
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-# Sessions per turn of the loop where each has series of its own.
-_BATCH: Final = 200
-
-
-class Text:
-    """The exposition under construction. ``open_metrics``: families of counters lose their suffix, EOF ends it."""
-
-    def __init__(self, *, open_metrics: bool = False) -> None:
-        self._open_metrics = open_metrics
-        self._lines: list[str] = []
-
-    def family(self, name: str, kind: str, tells: str) -> None:
-        """Begin a family; its samples follow."""
-        if self._open_metrics and kind == "counter":
-            name = name.removesuffix("_total")
-        self._lines.append(f"# HELP {name} {tells}\n# TYPE {name} {kind}")
-
-    def sample(self, name: str, value: float, **labels: str) -> None:
-        inside = ",".join(f'{key}="{escaped(text)}"' for key, text in labels.items())
-        self._lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
-
-    def lines(self, samples: Iterable[str]) -> None:
-        """Samples of the family that has just begun, written already."""
-        self._lines.extend(samples)
-
-    def one(self, name: str, kind: str, tells: str, value: float) -> None:
-        """A family of one sample."""
-        self.family(name, kind, tells)
-        self.sample(name, value)
-
-    def each(self, name: str, kind: str, tells: str, label: str, values: Mapping[str, float]) -> None:
-        """A family with one label."""
-        self.family(name, kind, tells)
-        for text, value in values.items():
-            self.sample(name, value, **{label: text})
-
-    def histogram(self, name: str, tells: str, found: Histogram) -> None:
-        self.family(name, "histogram", tells)
-        below = 0
-        for bound, count in zip((*map(str, found.bounds), "+Inf"), found.counts, strict=True):
-            below += count
-            self.sample(f"{name}_bucket", below, le=bound)
-        self.sample(f"{name}_sum", found.total)
-        self.sample(f"{name}_count", below)
-
-    def encode(self) -> bytes:
-        """The whole text."""
-        end = ["# EOF"] if self._open_metrics else []
-        return "\n".join((*self._lines, *end, "")).encode()
-
-
-def escaped(text: str) -> str:
-    """A label's value between its quotes."""
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 class Scrape(NamedTuple):
@@ -90,7 +35,9 @@ class Scrape(NamedTuple):
     box: Mapping[str, Any]
 
 
-async def exposition(scrape: Scrape, *, open_metrics: bool, per_session: bool) -> bytes:
+async def exposition(
+    scrape: Scrape, *, open_metrics: bool, per_session: bool = False, wireguard_names: bool = False
+) -> bytes:
     """The answer to one scrape."""
     text = Text(open_metrics=open_metrics)
     _sessions(text, scrape.seen)
@@ -101,12 +48,19 @@ async def exposition(scrape: Scrape, *, open_metrics: bool, per_session: bool) -
         "From our response to the first message under its keys, or from our initiation to its answer.",
         scrape.tally.handshakes,
     )
-    _traffic(text, scrape.seen.tunnel.engine.counters())
+    counters = scrape.seen.tunnel.engine.counters()
+    _traffic(text, counters)
+    machine.dataplane(text, counters)
+    machine.workers(text, scrape.seen)
     _records(text, scrape.seen)
     _progress(text, scrape)
-    _process(text, scrape.box)
+    machine.build(text, scrape.seen)
+    _process(text, scrape.box["process"])
+    machine.host(text, scrape.box)
     if per_session:
-        await _per_session(text, scrape.seen)
+        await series.per_session(text, scrape.seen)
+    if wireguard_names:
+        await series.wireguard(text, scrape.seen)
     return text.encode()
 
 
@@ -115,16 +69,22 @@ async def exposition(scrape: Scrape, *, open_metrics: bool, per_session: bool) -
 
 def _sessions(text: Text, seen: Observed) -> None:
     states = dict.fromkeys(LIVE, 0)
+    kinds: Counter[tuple[bool, Suite]] = Counter()
     rtts_us: list[int] = []
     losses_ppm: list[int] = []
     for live in seen.sessions:
         states[live.core.state] += 1
+        kinds[live.core.stock, live.suite] += 1
         active = live.core.active
         if active is not None and active.srtt_us:
             rtts_us.append(active.srtt_us)
             losses_ppm.append(active.loss_ppm)
     by_name: dict[str, float] = {state.name: count for state, count in states.items()}
     text.each("jvpn_sessions", "gauge", "Living sessions by state.", "state", by_name)
+    text.family("jvpn_sessions_by_suite", "gauge", "Living sessions by protocol and suite.")
+    for (stock, suite), count in kinds.items():
+        spoken = "wireguard" if stock else "jump"
+        text.sample("jvpn_sessions_by_suite", count, protocol=spoken, suite=TRAITS[suite].name)
     text.one("jvpn_peers", "gauge", "Configured peers.", len(seen.tunnel.peers))
     rtt, loss = _spread(rtts_us, 1e6), _spread(losses_ppm, 1e6)
     text.one("jvpn_paths_measured", "gauge", "Bound paths with a measurement.", len(rtts_us))
@@ -227,10 +187,13 @@ def _records(text: Text, seen: Observed) -> None:
     audit = seen.records.audit.counters()
     text.one("jvpn_audit_events_total", "counter", "Events of all sessions.", audit["events"])
     text.one("jvpn_audit_gap_total", "counter", "Gaps in the audit journal.", audit["gaps"])
+    text.one("jvpn_audit_lost_total", "counter", "Turns that the journal has not got.", audit["lost_turns"])
     text.one("jvpn_audit_queued", "gauge", "Turns that are not written yet.", audit["queued"])
     text.one("jvpn_audit_failing", "gauge", "1 while the journal cannot be written.", audit["failing"])
-    failing = int(seen.records.store.failing)
+    store = seen.records.store
+    failing = int(store.failing)
     text.one("jvpn_store_failing", "gauge", "1 while the session store cannot be written.", failing)
+    text.one("jvpn_store_lost_total", "counter", "Changes that the store has not got.", store.dropped)
 
 
 def _progress(text: Text, scrape: Scrape) -> None:
@@ -248,15 +211,10 @@ def _progress(text: Text, scrape: Scrape) -> None:
         "What the budget allows an idle path; 0: anything.",
         interval_s,
     )
-    text.family("jvpn_build_info", "gauge", "What runs here.")
-    python = ".".join(map(str, sys.version_info[:3]))
-    libsodium = sodium_features().version
-    text.sample("jvpn_build_info", 1, version=__version__, python=python, libsodium=libsodium)
 
 
-def _process(text: Text, box: Mapping[str, Any]) -> None:
+def _process(text: Text, process: Mapping[str, Any]) -> None:
     """The names that every exporter has."""
-    process, udp = box["process"], box["udp"]
     cpu_s = process["cpu_user_s"] + process["cpu_system_s"]
     for name, kind, tells, value in (
         ("process_cpu_seconds_total", "counter", "CPU time, user and system.", cpu_s),
@@ -268,43 +226,3 @@ def _process(text: Text, box: Mapping[str, Any]) -> None:
         ("process_start_time_seconds", "gauge", "Start, Unix time.", process["started_unix_s"]),
     ):
         text.one(name, kind, tells, value)
-    text.each("jvpn_host_udp_errors_total", "counter", "UDP the kernel dropped here.", "kind", udp)
-
-
-# --- per session, only where asked for ---------------------------------------------------------------------------
-
-
-_PER_SESSION: Final = (
-    ("jvpn_session_state", "gauge", "1 for the state a session is in."),
-    ("jvpn_session_bytes_total", "counter", "Outer bytes of a session's peer."),
-    ("jvpn_session_rtt_seconds", "gauge", "Round trip of the bound path."),
-    ("jvpn_session_loss_ratio", "gauge", "Loss of the bound path."),
-)
-
-
-async def _per_session(text: Text, seen: Observed) -> None:
-    """One pass, which gives the loop back now and then; a session that ended meanwhile is left out."""
-    lines: dict[str, list[str]] = {name: [] for name, _, _ in _PER_SESSION}
-    lives = list(seen.sessions)
-    for start in range(0, len(lives), _BATCH):
-        for live in lives[start : start + _BATCH]:
-            if not live.ended:
-                _one_session(lines, seen, live)
-        await asyncio.sleep(0)
-    for name, kind, tells in _PER_SESSION:
-        text.family(name, kind, tells)
-        text.lines(lines[name])
-
-
-def _one_session(lines: dict[str, list[str]], seen: Observed, live: Live) -> None:
-    s, stats = live.core, seen.tunnel.engine.stats(live.slot)
-    who = f'{{session="{s.session_id.hex()}",peer="{escaped(s.peer)}"'
-    lines["jvpn_session_state"].append(f'jvpn_session_state{who},state="{s.state.name}"}} 1')
-    for way, counted in (("in", stats["rx_bytes"]), ("out", stats["tx_bytes"])):
-        lines["jvpn_session_bytes_total"].append(
-            f'jvpn_session_bytes_total{who},direction="{way}"}} {counted}'
-        )
-    active = s.active
-    if active is not None and active.srtt_us:
-        lines["jvpn_session_rtt_seconds"].append(f"jvpn_session_rtt_seconds{who}}} {active.srtt_us / 1e6}")
-        lines["jvpn_session_loss_ratio"].append(f"jvpn_session_loss_ratio{who}}} {active.loss_ppm / 1e6}")

@@ -130,7 +130,12 @@ class StatsServer:
         self._connections_max = connections_max
         self._request_s = request_s
         self._watch = Watch(seen.tunnel)
-        self._pages = Pages(seen, self._watch, per_session=settings.per_session)
+        self._pages = Pages(
+            seen,
+            self._watch,
+            per_session=settings.per_session,
+            wireguard_names=settings.wireguard_names,
+        )
         self._doors: list[Door] = []
         self._listeners: list[Listener] = []
         self._socket_path: Path | None = None

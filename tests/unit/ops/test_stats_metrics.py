@@ -20,7 +20,7 @@ from gateway.control.auditlog import Told
 from gateway.core.events import StateChange, TransportAttached
 from gateway.core.reasons import Reason
 from gateway.core.states import State
-from gateway.ops.stats.metrics import escaped
+from gateway.ops.stats.text import escaped
 from tests.unit.ops.statshost import Made, get, on_loop, serving
 
 ROOT: Final = Path(__file__).resolve().parents[3]
