@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from gateway.constants import NS_PER_S
 from gateway.control.observed import Observed
 from gateway.core.states import LIVE
+from gateway.noise.peer import Refusal
 from gateway.ops.stats import machine, series
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.text import Text
@@ -133,7 +134,8 @@ def _handshakes(text: Text, seen: Observed) -> None:
     text.family(name, "counter", "Handshakes of peers by how they ended.")
     exchange = seen.tunnel.exchange.counters
     text.sample(name, exchange["completed"], result="ok", reason="")
-    for reason, count in sorted(exchange.items()):
+    failed = {reason: exchange[reason] for reason in (*_HANDSHAKE_FAULTS, *sorted(exchange))}
+    for reason, count in failed.items():
         if reason != "completed" and reason not in _HANDSHAKE_STEPS:
             text.sample(name, count, result="failed", reason=reason)
     steps: dict[str, float] = {step: exchange[step] for step in _HANDSHAKE_STEPS}
@@ -143,6 +145,8 @@ def _handshakes(text: Text, seen: Observed) -> None:
     text.each("jvpn_admission_total", "counter", "Verdicts before handshakes.", "verdict", verdicts)
 
 
+# These are there before the first of their kind, so that a rate sees it.
+_HANDSHAKE_FAULTS: Final = ("auth_failed", "unknown_peer", "gave_up", "no_endpoint", *map(str, Refusal))
 _HANDSHAKE_STEPS: Final = (
     "initiations_sent",
     "responses_sent",
