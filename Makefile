@@ -4,7 +4,7 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test retest build debug lint format man bench bench-failover bench-tunnel profile clean dev ctest pytest
+.PHONY: help demo test retest build debug lint format man bench bench-failover bench-tunnel bench-ops profile clean dev ctest pytest
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ bench-failover: dev ## failover figures beside wireguard-go, into bench/out/fail
 bench-tunnel: dev ## throughput, CPU and latency beside four other tunnels, into bench/out/tunnel.json (RUNS= PEERS= ONLY=)
 	@.ci/setup peers
 	@$(PY) -m bench.tunnel
+
+bench-ops: dev ## what watching a gateway with 5,000 sessions costs it, into bench/out/ops.json (RUNS= SESSIONS=)
+	@$(PY) -m bench.ops
 
 profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
 	@.ci/setup profile
