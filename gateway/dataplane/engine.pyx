@@ -288,6 +288,12 @@ cdef class Engine:
             "window_packets": s.window_packets,
         }
 
+    def traffic(self, uint32_t slot):
+        """(rx_bytes, tx_bytes, latest_handshake_ns) of a session: what is read of thousands at once."""
+        cdef c.jv_session_stats s
+        check(c.jv_engine_stats(self._e, slot, &s), "stats")
+        return s.rx_bytes, s.tx_bytes, s.latest_handshake_ns
+
     # --- paths (jump sessions; protocol.md §4)
 
     def open_paths(self, uint32_t slot, uint64_t now_ns):

@@ -22,6 +22,7 @@ from gateway.ops.stats.box import Box
 from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition
 from gateway.ops.stats.openapi import DOCUMENT
 from gateway.ops.stats.reply import document, plain
+from gateway.ops.stats.series import Series, SessionSeries, WireguardSeries
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.watch import Watch
 
@@ -49,7 +50,8 @@ class Pages:
     ) -> None:
         self._seen = seen
         self._watch = watch
-        self._asked_for = {"per_session": per_session, "wireguard_names": wireguard_names}
+        self._series: list[Series] = [SessionSeries()] if per_session else []
+        self._series += [WireguardSeries()] if wireguard_names else []
         self._box = Box()
         self._tally = Tally(seen.records.audit)
         self._api = api = Api(seen)
@@ -149,7 +151,7 @@ class Pages:
     async def _metrics(self, request: web.BaseRequest, _hold: Hold) -> web.Response:
         scrape = Scrape(self._seen, self._watch, self._tally, await self._box.document())
         wanted = "application/openmetrics-text" in request.headers.get("Accept", "")
-        body = await exposition(scrape, open_metrics=wanted, **self._asked_for)
+        body = await exposition(scrape, open_metrics=wanted, more=self._series)
         return plain(body, OPENMETRICS_TYPE if wanted else TEXT_TYPE)
 
     async def _openapi(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:

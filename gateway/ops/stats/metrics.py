@@ -8,16 +8,18 @@ them; ``outer`` is what travels between the machines, ``inner`` what the tunnel 
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final, NamedTuple
 
 from gateway.constants import NS_PER_S
 from gateway.control.observed import Observed
-from gateway.core.states import LIVE
+from gateway.core.states import LIVE, State
 from gateway.noise.peer import Refusal
-from gateway.ops.stats import machine, series
+from gateway.ops.stats import machine
+from gateway.ops.stats.series import Series
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.text import Text
 from gateway.ops.stats.watch import Watch
@@ -25,6 +27,8 @@ from gateway.suites import TRAITS, Suite
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+# Sessions per turn of the loop: 0.5 µs each.
+_BATCH: Final = 1000
 
 
 class Scrape(NamedTuple):
@@ -36,12 +40,10 @@ class Scrape(NamedTuple):
     box: Mapping[str, Any]
 
 
-async def exposition(
-    scrape: Scrape, *, open_metrics: bool, per_session: bool = False, wireguard_names: bool = False
-) -> bytes:
-    """The answer to one scrape."""
+async def exposition(scrape: Scrape, *, open_metrics: bool, more: Sequence[Series] = ()) -> bytes:
+    """The answer to one scrape. ``more``: series of single sessions or peers."""
     text = Text(open_metrics=open_metrics)
-    _sessions(text, scrape.seen)
+    await _sessions(text, scrape.seen)
     _decisions(text, scrape.tally)
     _handshakes(text, scrape.seen)
     text.histogram(
@@ -58,39 +60,51 @@ async def exposition(
     machine.build(text, scrape.seen)
     _process(text, scrape.box["process"])
     machine.host(text, scrape.box)
-    if per_session:
-        await series.per_session(text, scrape.seen)
-    if wireguard_names:
-        await series.wireguard(text, scrape.seen)
+    for series in more:
+        await series.write(text, scrape.seen)
     return text.encode()
 
 
 # --- sessions and paths ------------------------------------------------------------------------------------------
 
 
-def _sessions(text: Text, seen: Observed) -> None:
-    states = dict.fromkeys(LIVE, 0)
-    kinds: Counter[tuple[bool, Suite]] = Counter()
+async def _sessions(text: Text, seen: Observed) -> None:
+    kinds: Counter[tuple[State, bool, Suite]] = Counter()
     rtts_us: list[int] = []
     losses_ppm: list[int] = []
-    for live in seen.sessions:
-        states[live.core.state] += 1
-        kinds[live.core.stock, live.suite] += 1
-        active = live.core.active
-        if active is not None and active.srtt_us:
-            rtts_us.append(active.srtt_us)
-            losses_ppm.append(active.loss_ppm)
-    by_name: dict[str, float] = {state.name: count for state, count in states.items()}
-    text.each("jvpn_sessions", "gauge", "Living sessions by state.", "state", by_name)
-    text.family("jvpn_sessions_by_suite", "gauge", "Living sessions by protocol and suite.")
-    for (stock, suite), count in kinds.items():
-        spoken = "wireguard" if stock else "jump"
-        text.sample("jvpn_sessions_by_suite", count, protocol=spoken, suite=TRAITS[suite].name)
+    lives = list(seen.sessions)
+    for start in range(0, len(lives), _BATCH):
+        if start:
+            await asyncio.sleep(0)
+        for live in lives[start : start + _BATCH]:
+            core = live.core
+            kinds[core.state, core.stock, live.suite] += 1
+            active = None if core.stock else core.active
+            if active is not None and active.srtt_us:
+                rtts_us.append(active.srtt_us)
+                losses_ppm.append(active.loss_ppm)
+    _kinds(text, kinds)
     text.one("jvpn_peers", "gauge", "Configured peers.", len(seen.tunnel.peers))
     rtt, loss = _spread(rtts_us, 1e6), _spread(losses_ppm, 1e6)
     text.one("jvpn_paths_measured", "gauge", "Bound paths with a measurement.", len(rtts_us))
     text.each("jvpn_path_rtt_seconds", "gauge", "Round trips over all bound paths.", "stat", rtt)
     text.each("jvpn_path_loss_ratio", "gauge", "Loss over all bound paths.", "stat", loss)
+
+
+def _kinds(text: Text, kinds: Mapping[tuple[State, bool, Suite], int]) -> None:
+    """By state, all of them there, and by protocol and suite. One that ended during the pass is no more."""
+    states = dict.fromkeys(LIVE, 0)
+    suites: Counter[tuple[bool, Suite]] = Counter()
+    for (state, stock, suite), count in kinds.items():
+        if state in states:
+            states[state] += count
+            suites[stock, suite] += count
+    by_name: dict[str, float] = {state.name: count for state, count in states.items()}
+    text.each("jvpn_sessions", "gauge", "Living sessions by state.", "state", by_name)
+    text.family("jvpn_sessions_by_suite", "gauge", "Living sessions by protocol and suite.")
+    for (stock, suite), count in suites.items():
+        spoken = "wireguard" if stock else "jump"
+        text.sample("jvpn_sessions_by_suite", count, protocol=spoken, suite=TRAITS[suite].name)
 
 
 def _spread(values: list[int], scale: float) -> dict[str, float]:

@@ -108,6 +108,46 @@ def test_a_series_per_session_for_both_protocols(tmp_path: Path) -> None:
     on_loop(work)
 
 
+def test_lines_that_are_kept_change_with_their_values(tmp_path: Path) -> None:
+    """Traffic, a state, a measurement, and an end between two scrapes."""
+
+    async def work() -> None:
+        async with serving(tmp_path, settings={"per_session": True, "wireguard_names": True}) as made:
+            stock, jump = made.add_session(1), add_jump_session(made, 2)
+            before = await samples(made)
+            now_ns, who = clock.now_ns(), (jump.core.session_id.hex(), "jump2")
+            made.sessions.feed(now_ns, jump, inp.PathMeasured(1, 40_000, 1000, 500, 20_000, 64, 1, 16, 16))
+            install(made, stock.slot)  # a keepalive confirms it
+            after = await samples(made)
+            assert before["jvpn_session_rtt_seconds", *who] == 0.02
+            assert after["jvpn_session_rtt_seconds", *who] == 0.04
+            assert after["jvpn_session_loss_ratio", *who] == 0.02
+            sent = "jvpn_session_bytes_total", stock.core.session_id.hex(), "peer1", "out"
+            assert before[sent] == 0 and after[sent] == made.tunnel.engine.stats(stock.slot)["tx_bytes"] > 0
+            total = {key: value for key, value in after.items() if key[0] == "wireguard_sent_bytes_total"}
+            assert sorted(total.values()) == [0, after[sent]]
+            made.sessions.feed(clock.now_ns(), jump, inp.OperatorTerminate())
+            left = await samples(made)
+            assert not [key for key in left if who[0] in key]
+            assert left["jvpn_session_state", stock.core.session_id.hex(), "peer1", "ATTACHED"] == 1
+
+    on_loop(work)
+
+
+def test_lines_of_a_peer_whose_configuration_changed(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, settings={"wireguard_names": True}) as made:
+            peer = made.tunnel.peers.add(PeerConfig("old", bytes(range(32)), PSK), clock.now_ns())
+            assert 'friendly_name="old"' in (await get(made, "/metrics"))[1]
+            made.tunnel.peers.remove(peer)
+            assert "friendly_name=" not in (await get(made, "/metrics"))[1]
+            made.tunnel.peers.add(PeerConfig("new", bytes(range(32)), PSK), clock.now_ns())
+            text = (await get(made, "/metrics"))[1]
+            assert 'friendly_name="new"' in text and 'friendly_name="old"' not in text
+
+    on_loop(work)
+
+
 # --- wireguard_* ------------------------------------------------------------------------------------------------------
 
 
