@@ -124,9 +124,12 @@ def _decisions(text: Text, tally: Tally) -> None:
     text.family("jvpn_transitions_total", "counter", "Transitions of the session state machine.")
     for (old, new, reason), count in tally.transitions.items():
         text.sample("jvpn_transitions_total", count, **{"from": old, "to": new, "reason": reason})
-    text.family("jvpn_switches_total", "counter", "Switches of a binding, made and denied.")
+    text.family("jvpn_switches_total", "counter", "Switches of a binding: done, denied by a limit, failed.")
     for (kind, result, reason), count in tally.switches.items():
         text.sample("jvpn_switches_total", count, kind=kind, result=result, reason=reason)
+    security: dict[str, float] = dict(tally.security)
+    tells = "Authenticated but wrong, or a defence that acted."
+    text.each("jvpn_security_events_total", "counter", tells, "class", security)
     text.histogram(
         "jvpn_recovery_seconds", "From leaving ATTACHED until ATTACHED again, by session.", tally.recovery
     )

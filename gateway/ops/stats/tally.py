@@ -23,14 +23,28 @@ HANDSHAKE_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 RECOVERY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class _Seen:
-    """The last word of one session: version, binding, and since when it is not ATTACHED any more."""
+# A refusal by one of these is a limit that holds; by any other a switch that failed.
+_LIMITS: Final = frozenset(
+    (
+        Reason.RATE_LIMITED,
+        Reason.SWITCH_RATE_LIMITED,
+        Reason.COOLDOWN_ACTIVE,
+        Reason.HYSTERESIS_NOT_MET,
+        Reason.POLICY_DENIED,
+        Reason.PATH_SUPPRESSED,
+    )
+)
 
-    __slots__ = ("epoch", "left_ns", "transport", "version")
+
+class _Seen:
+    """The last word of one session: version, binding, its attempt in progress, and since when it is not ATTACHED."""
+
+    __slots__ = ("attempt", "epoch", "left_ns", "transport", "version")
 
     def __init__(self) -> None:
         self.version = self.epoch = self.left_ns = 0
         self.transport = ""
+        self.attempt = (0, "")  # its id, and the kind of switch that it asks for
 
 
 class Tally:
@@ -42,6 +56,7 @@ class Tally:
         self._sessions: dict[bytes, _Seen] = {}
         self.transitions: Counter[tuple[str, str, str]] = Counter()  # from, to, reason
         self.switches: Counter[tuple[str, str, str]] = Counter()  # kind, result, reason
+        self.security: Counter[str] = Counter()  # by class
         self.recovery = Histogram(RECOVERY_BUCKETS_S)
         self.handshakes = Histogram(HANDSHAKE_BUCKETS_S)
         self.dual_bindings = self.silent_resets = self.ambiguous_owners = 0
@@ -70,6 +85,13 @@ class Tally:
             self.switches[event.switch_class.value, "done", event.reason.name] += 1
         elif isinstance(event, ev.TransportSwitchDenied):
             self.switches[event.switch_class.value, "denied", event.rule.name] += 1
+        elif isinstance(event, ev.ReattachAttempt):
+            seen = self._sessions.setdefault(told.session_id, _Seen())
+            seen.attempt = (event.attempt_id, event.switch_class.value)
+        elif isinstance(event, ev.ReattachResult):
+            self._answered(told.session_id, event)
+        elif isinstance(event, ev.SecurityEvent):
+            self.security[event.security_class.name] += event.count
 
     def _changed(self, ident: bytes, event: ev.StateChange) -> None:
         old, new, reason = event.previous_state, event.new_state, event.reason
@@ -85,6 +107,15 @@ class Tally:
             seen.left_ns = 0
         if new is State.TERMINATED:
             del self._sessions[ident]
+
+    def _answered(self, ident: bytes, event: ev.ReattachResult) -> None:
+        """A request that was refused; one that was granted is a switch. Refused at once, its kind is not told."""
+        if event.accepted:
+            return
+        seen = self._sessions.setdefault(ident, _Seen())
+        kind = seen.attempt[1] if seen.attempt[0] == event.attempt_id else "unknown"
+        result = "denied" if event.reason in _LIMITS else "failed"
+        self.switches[kind, result, event.reason.name] += 1
 
     def _attached(self, ident: bytes, event: ev.TransportAttached) -> None:
         seen = self._sessions.setdefault(ident, _Seen())

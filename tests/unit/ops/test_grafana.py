@@ -13,7 +13,10 @@ from typing import Any, Final
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
+from gateway.control import clock
 from gateway.control.configmodel import Workers
+from gateway.core.inputs import ReattachRequest
+from gateway.core.reasons import Reason
 from tests.unit.ops.promtool import ROOT, check_rules, metric_names, needs_promtool
 from tests.unit.ops.statshost import get, on_loop, serving
 from tests.unit.ops.test_prometheus_rules import RECORDS
@@ -23,6 +26,8 @@ DASHBOARD: Final[dict[str, Any]] = json.loads((ROOT / "gateway/ops/grafana/jvpn.
 PANELS: Final[list[dict[str, Any]]] = DASHBOARD["panels"]
 PAGE: Final = (ROOT / "docs/operations.md").read_text()
 EVERYTHING: Final = {"per_session": True, "wireguard_names": True}
+# A frame that a stock session cannot have sent: a security event.
+NOT_FOR_STOCK: Final = ReattachRequest(1, 1, 2, Reason.PREFERRED_PATH, False, "udp:127.0.0.1:10")
 COLUMNS: Final = 24
 SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 # Grafana's own, and what each stands for when an expression is checked without Grafana.
@@ -69,7 +74,9 @@ def exposed(folder: Path) -> tuple[dict[str, str], dict[str, set[str]]]:
 
     async def work() -> None:
         async with serving(folder, workers=Workers(1, True), settings=EVERYTHING) as made:
-            made.move(made.add_session(), 10)
+            stock = made.add_session()
+            made.move(stock, 10)
+            made.sessions.feed(clock.now_ns(), stock, NOT_FOR_STOCK)
             add_jump_session(made, 2)
             text = (await get(made, "/metrics"))[1]
         kinds.update(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))

@@ -91,6 +91,10 @@ def switches(result: str, per_minute: float) -> Series:
     return {named("jvpn_switches_total", kind="discretionary", result=result, reason="X"): grows(per_minute)}
 
 
+def security(per_minute: float) -> Series:
+    return {named("jvpn_security_events_total", **{"class": "RATE_LIMITED"}): grows(per_minute)}
+
+
 def handshakes(ok_per_s: float, failed_per_s: float) -> Series:
     return {
         named("jvpn_handshakes_total", result="ok", reason=""): grows(60 * ok_per_s),
@@ -134,6 +138,7 @@ HEALTHY: Final[Series] = {
     **sessions(ATTACHED=4990, VOLATILE=5, RECOVERING=5),
     **switches("done", 2),
     **switches("denied", 1),
+    **security(0.1),
     **handshakes(40, 0.1),
     **datagrams(1000, 1000),
     **drops("auth", 0.1),
@@ -179,6 +184,7 @@ CASES: Final[Mapping[str, Case]] = {
     "JvpnSessionsDegraded": Case(sessions(ATTACHED=7, DEGRADED=3), sessions(ATTACHED=1, DEGRADED=3)),
     "JvpnRecoverySlow": Case(recoveries(1.0, 1), recoveries(1.0, 0.5)),
     "JvpnSwitchesDenied": Case(switches("denied", 3), {**switches("denied", 3), **switches("done", 4)}),
+    "JvpnSecurityEvents": Case(security(4), security(3)),
     "JvpnNoTraffic": Case(datagrams(0, 1), {**datagrams(0, 1), **sessions(DEGRADED=1)}),
     "JvpnDropsHere": Case(drops("tun_write", 6), drops("tun_write", 4)),
     "JvpnDropsRefused": Case(drops("auth", 60), drops("auth", 40)),

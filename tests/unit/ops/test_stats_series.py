@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as open_metrics
 from prometheus_client.parser import text_string_to_metric_families as families
 
+from gateway.constants import NS_PER_S
 from gateway.control import clock, keysfile
 from gateway.control.configfields import network
 from gateway.control.configmodel import Peer as PeerConfig
@@ -20,6 +21,7 @@ from gateway.control.sessions import Live, address_name
 from gateway.core import inputs as inp
 from gateway.core.driver import First
 from gateway.core.policy import Policy
+from gateway.core.reasons import Reason
 from gateway.core.states import Role
 from gateway.dataplane import engine as dp
 from gateway.noise.handshake import Identity, TransportKeys
@@ -144,6 +146,43 @@ def test_lines_of_a_peer_whose_configuration_changed(tmp_path: Path) -> None:
             made.tunnel.peers.add(PeerConfig("new", bytes(range(32)), PSK), clock.now_ns())
             text = (await get(made, "/metrics"))[1]
             assert 'friendly_name="new"' in text and 'friendly_name="old"' not in text
+
+    on_loop(work)
+
+
+def test_requests_that_are_refused_and_alarms_are_counted(tmp_path: Path) -> None:
+    """At the gateway a limit shows as the refusal of a client's request."""
+
+    async def work() -> None:
+        async with serving(tmp_path) as made:
+            jump = add_jump_session(made, 2)
+            now_ns, epoch = clock.now_ns(), jump.core.epoch
+            wrong = inp.ReattachRequest(1, epoch, 2, Reason.PREFERRED_PATH, False, "tcp:127.0.0.1:10", "tcp")
+            made.sessions.feed(now_ns, jump, wrong)
+            stock = made.add_session(1)
+            made.sessions.feed(now_ns, stock, wrong)
+            found = await samples(made)
+            assert found["jvpn_switches_total", "unknown", "denied", "POLICY_DENIED"] == 1
+            assert found["jvpn_security_events_total", "INVALID_STATE_TRANSITION"] == 1
+
+    on_loop(work)
+
+
+def test_a_request_whose_path_proves_nothing_has_failed(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path) as made:
+            jump = add_jump_session(made, 2)
+            asked = inp.ReattachRequest(
+                1, jump.core.epoch, 2, Reason.PREFERRED_PATH, False, "udp:127.0.0.1:10"
+            )
+            now_ns = clock.now_ns()
+            made.sessions.feed(now_ns, jump, asked)
+            for step in range(1, 40):  # nobody answers the challenge
+                made.sessions.run_timers(now_ns + step * NS_PER_S // 2, jump)
+            found = await samples(made)
+            failed = [key for key in found if key[0] == "jvpn_switches_total" and "failed" in key]
+            assert [key[1] for key in failed] == ["discretionary"]
+            assert all(found[key] == 1 for key in failed)
 
     on_loop(work)
 
