@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +20,15 @@ from typing import Any, Final
 import click
 import structlog
 
-from gateway.control import clock, config, ctlclient, daemon, keysfile, statedir
+from gateway.control import clock, config, configkeys, ctlclient, daemon, keysfile, statedir
 from gateway.control.clientkeeper import ClientKeeper, endpoint_of
 from gateway.control.configfields import Endpoint as HostPort
+from gateway.control.confighistory import History
+from gateway.control.configlife import ConfigLife
 from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
+from gateway.control.loglevel import GATE, LEVELS
 from gateway.control.peers import Peer
 from gateway.control.ping import Pinger
 from gateway.control.records import Records
@@ -37,6 +40,7 @@ from gateway.control.told import Told, not_ours, told_by, with_learned
 from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
 from gateway.core.inputs import Input, LinkUp, OperatorTerminate, PathAdded
+from gateway.core.policy import Policy
 from gateway.core.reasons import Reason
 from gateway.dataplane.engine import Engine
 from gateway.errors import (
@@ -66,7 +70,7 @@ _DISCONNECT_WAIT_S: Final = 10.0
 def run(config_path: Path, state_dir: Path) -> int:
     """Stay connected until told to stop; the process's exit status."""
     loaded = config.load_client(config_path)
-    log = daemon.logger()
+    log = daemon.logger(LEVELS[loaded.log_level])
     return daemon.run(Client(loaded, state_dir, log), log)
 
 
@@ -152,6 +156,14 @@ class Client:
         # Slots of gateways whose silence was explained already.
         self._silent: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._life = ConfigLife(
+            loaded,
+            History(state_dir, loaded.interface),
+            self._log,
+            read=lambda text, path: config.parse_client(text, str(path), path.parent),
+            take=configkeys.take_client,
+            apply=self._take_over,
+        )
 
     async def start(self, stopping: daemon.Stopping) -> None:
         """Bring the tunnel up; JumpError says what was refused."""
@@ -175,6 +187,7 @@ class Client:
             self._add_gateway(tunnel, keeper, gateway, fwmark, snapshot)
         self._add_session_commands(tunnel, keeper, records)
         self._ready = True
+        self._spawn(self._life.serve())
         paths = [str(path.candidate.key) for one in keeper.transports.values() for path in one.paths()]
         self._log.info("interface is up, calling the gateway", paths=paths, gateways=len(tunnel.peers))
 
@@ -200,6 +213,21 @@ class Client:
             await self._netlink.close()
         if self._records is not None:
             await asyncio.to_thread(self._records.close)
+
+    def hang_up(self) -> None:
+        """SIGHUP: read the file again."""
+        self._life.hang_up()
+
+    async def _take_over(self, wanted: ClientConfig) -> Sequence[str]:
+        """The keys of ``configkeys.LIVE_CLIENT``."""
+        if self._keeper is None or self._tunnel is None or not self._ready:
+            raise TryLater(f"{self._config.interface} is starting")
+        self._keeper.set_policy(own_policy(wanted))
+        GATE.level = LEVELS[wanted.log_level]
+        for live in list(self._keeper.sessions):
+            self._keeper.greeting.follow_policy(clock.now_ns(), live)
+        self._tunnel.kick()
+        return ()
 
     # --- parts of the start -----------------------------------------------------------------------------------
 
@@ -234,11 +262,8 @@ class Client:
         made: list[ClientKeeper] = []
 
         def make(engine: Engine) -> ClientKeeper:
-            limit = settings.transport.max_candidates
-            policy = replace(settings.policy, max_candidates=limit)
-            made.append(
-                ClientKeeper(engine, records.audit, policy, secrets.token_bytes, secrets.token_bytes(16))
-            )
+            policy, instance_id = own_policy(settings), secrets.token_bytes(16)
+            made.append(ClientKeeper(engine, records.audit, policy, secrets.token_bytes, instance_id))
             return made[0]
 
         tunnel = Tunnel(
@@ -376,7 +401,7 @@ class Client:
             kick=tunnel.kick,
             ping=Pinger(keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
         )
-        self._handlers.update(docs.handlers())
+        self._handlers.update(docs.handlers() | self._life.handlers())
 
     def _handler_failed(self, command: str, error: BaseException) -> None:
         self._log.error("control command failed", command=command, error=repr(error))
@@ -536,6 +561,11 @@ class Client:
                 self._records.stamp(peer, self._tunnel.timestamps)
             gateway = self._tunnel.engine.endpoint(peer.slot)
             self._log.info("handshake completed", gateway=str(gateway) if gateway else "unbound yet")
+
+
+def own_policy(settings: ClientConfig) -> Policy:
+    """The policy of the file; how many paths there are is [transport]'s to say."""
+    return replace(settings.policy, max_candidates=settings.transport.max_candidates)
 
 
 def _as_peer(gateway: GatewayPeer, endpoint: HostPort | None) -> PeerConfig:

@@ -40,6 +40,12 @@ class ClientKeeper(SessionKeeper):
         self.transports: dict[int, Transports] = {}
         self._turn = 0
 
+    def set_policy(self, policy: Policy) -> None:
+        """Sessions begin under this one from now on; ``greeting.follow_policy`` tells those that live."""
+        self.require_suites(policy)
+        self.engine.set_probe_budget(policy.probe_budget)
+        self.greeting.policy = policy
+
     # --- transports -------------------------------------------------------------------------------------------
 
     def transport_changed(self, now_ns: int, peer: Peer, one: inp.Input) -> None:

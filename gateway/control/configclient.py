@@ -70,6 +70,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         transport=read_transport(tables.transport, problems),
         offload=read_offload(tables.offload),
         workers=read_workers(tables.workers, problems),
+        log_level=tables.log.level,
         warnings=tuple(problems.warnings),
     )
     check_gateways(gateways, config.public_key, problems)

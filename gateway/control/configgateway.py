@@ -87,6 +87,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         workers=read_workers(tables.workers, problems),
         wg_socket=table.wg_socket,
         stats=read_stats(tables.stats, problems, origin),
+        log_level=tables.log.level,
         warnings=tuple(problems.warnings),
     )
     problems.raise_if_any()

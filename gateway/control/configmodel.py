@@ -133,6 +133,7 @@ class GatewayConfig:
     workers: Workers = ON_THE_LOOP
     wg_socket: bool = True
     stats: Stats = NO_STATS
+    log_level: str = "info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +170,4 @@ class ClientConfig:
     transport: Transport = field(default_factory=Transport)
     offload: Offload = DEFAULT_OFFLOAD
     workers: Workers = ON_THE_LOOP
+    log_level: str = "info"

@@ -21,7 +21,7 @@ PolicyTables = dict[str, dict[str, Any]]
 
 _FIELDS: Final[Mapping[str, str]] = {f.metadata["key"]: f.name for f in dataclasses.fields(Policy)}
 # Set per peer (roaming) or from [keys]; standing here as well they could contradict.
-_ELSEWHERE: Final = {
+ELSEWHERE: Final = {
     "stock.roaming": "peer.roaming",
     "keys.rekey_after_time": "keys",
     "keys.reject_after_time": "keys",
@@ -59,8 +59,8 @@ def with_keys(policy: Policy, timers: Timers) -> Policy:
 
 def _read(key: str, value: Any, changes: dict[str, Any], report: Problems) -> None:
     where = f"policy.{key}"
-    if key in _ELSEWHERE:
-        report.add(where, f"belongs to {_ELSEWHERE[key]}")
+    if key in ELSEWHERE:
+        report.add(where, f"belongs to {ELSEWHERE[key]}")
     elif key not in _FIELDS:
         report.add(where, "is no policy parameter")
     else:

@@ -88,6 +88,12 @@ class WorkersTable(Table, frozen=True):
     native: bool | None = None  # not set: count > 1
 
 
+class LogTable(Table, frozen=True):
+    """The daemon's own log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
 class ControlTable(Table, frozen=True):
     socket: str = ""
 
@@ -133,6 +139,7 @@ class GatewayFile(Table, frozen=True):
     offload: OffloadTable = OffloadTable()
     workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
+    log: LogTable = LogTable()
     stats: StatsTable = StatsTable()
     peer: list[PeerTable] = []
 
@@ -190,6 +197,7 @@ class ClientFile(Table, frozen=True):
     offload: OffloadTable = OffloadTable()
     workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
+    log: LogTable = LogTable()
     transport: TransportTable = TransportTable()
 
 

@@ -14,13 +14,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import structlog
 import uvloop
 
 from gateway import crypto
 from gateway.control import ctlclient
+from gateway.control.loglevel import GATE
 from gateway.dataplane import aead
 from gateway.errors import JumpError, Refused
 
@@ -30,6 +31,13 @@ class Daemon(Protocol):
 
     async def start(self, stopping: Stopping) -> None: ...
     async def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Reloadable(Protocol):
+    """A daemon with a file. To others SIGHUP is what it is to every process."""
+
+    def hang_up(self) -> None: ...
 
 
 class Stopping:
@@ -49,14 +57,18 @@ class Stopping:
 
 
 def logger(level: int = logging.INFO) -> structlog.stdlib.BoundLogger:
-    """Lines for a person on a terminal, one JSON object per line for a journal. NO_COLOR is honoured."""
+    """Lines for a person on a terminal, one JSON object per line for a journal. NO_COLOR is honoured.
+
+    A process has one; ``loglevel.GATE`` changes its level afterwards.
+    """
+    GATE.level = level
     human = sys.stdout.isatty()
     colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     renderer = structlog.dev.ConsoleRenderer(colors=colours) if human else structlog.processors.JSONRenderer()
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human)
     structlog.configure(
-        processors=[structlog.processors.add_log_level, stamper, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[GATE, structlog.processors.add_log_level, stamper, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stdout),
         cache_logger_on_first_use=True,
     )
@@ -84,6 +96,8 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.ask)
+    if isinstance(daemon, Reloadable):
+        loop.add_signal_handler(signal.SIGHUP, daemon.hang_up)
     try:
         await _until_stopped(daemon, stopping)
     finally:

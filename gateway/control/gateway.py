@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from functools import partial
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
 
 import click
 import structlog
 
-from gateway import frames as fr
-from gateway.control import clock, config, daemon, statedir
+from gateway.control import clock, config, configkeys, daemon, statedir
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
+from gateway.control.confighistory import History
+from gateway.control.configlife import ConfigLife
 from gateway.control.configmodel import GatewayConfig
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
 from gateway.control.gatewaykeeper import GatewayKeeper
+from gateway.control.gatewaylive import GatewayLive, Peering, advertised, network_plan
+from gateway.control.loglevel import LEVELS
 from gateway.control.observed import MakeSurface, Observed, Phase, Surface
 from gateway.control.peerbook import PeerBook, catch_up, peer_handlers
 from gateway.control.peers import Peer
@@ -40,8 +43,8 @@ from gateway.control.wggateway import WgGateway
 from gateway.control.wgserver import SOCKETS, WgServer
 from gateway.core.inputs import OperatorTerminate
 from gateway.dataplane.engine import Endpoint
-from gateway.errors import DataplaneError, JumpError
-from gateway.net.gatewaynet import GatewayNetwork, GatewayPlan
+from gateway.errors import DataplaneError, JumpError, TryLater
+from gateway.net.gatewaynet import GatewayNetwork
 from gateway.net.netlink import Netlink
 from gateway.net.tun import open_with
 from gateway.net.udp import open_listen
@@ -63,7 +66,7 @@ def run(config_path: Path | None, state_dir: Path, surface: MakeSurface | None =
             click.echo("jvpn: add clients from another terminal: jvpn peer add NAME --qr")
         config_path = made.config_path
     loaded = config.load_gateway(config_path)
-    log = daemon.logger()
+    log = daemon.logger(LEVELS[loaded.log_level])
     return daemon.run(Gateway(loaded, state_dir, log, surface), log)
 
 
@@ -94,6 +97,15 @@ class Gateway:
         # Routes of peers that came or went, until the command that did it has made them hold.
         self._route_changes: list[tuple[bool, list[str]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._live: GatewayLive | None = None
+        self._life = ConfigLife(
+            loaded,
+            History(state_dir, loaded.interface),
+            self._log,
+            read=lambda text, path: config.parse_gateway(text, str(path), path.parent),
+            take=configkeys.take_gateway,
+            apply=self._take_over,
+        )
 
     async def start(self, stopping: daemon.Stopping) -> None:
         """Bring everything up; JumpError says what was refused."""
@@ -115,6 +127,8 @@ class Gateway:
         tunnel.start()
         catch_up(book, self._install, self._uninstall)
         await self._apply_routes()
+        self._live = self._can_change(tunnel, book)
+        self._spawn(self._life.serve())
         if self._seen is not None:
             self._seen.phase = Phase.SERVING
         self._log.info(
@@ -149,6 +163,10 @@ class Gateway:
         if self._records is not None:
             await asyncio.to_thread(self._records.close)
 
+    def hang_up(self) -> None:
+        """SIGHUP: read the file again."""
+        self._life.hang_up()
+
     def _control_path(self) -> Path:
         return self._config.control_socket or statedir.control_socket(self._config.interface)
 
@@ -182,9 +200,7 @@ class Gateway:
             self._keeper = tunnel.keeper
             records.follow(tunnel.keeper.sessions)
             tunnel.keeper.reception.on_spoken = records.spoke
-            tunnel.keeper.reception.endpoints = tuple(
-                fr.Endpoint(ip=ip_address(one.host), port=one.port) for one in settings.advertise
-            )
+            tunnel.keeper.reception.endpoints = advertised(settings)
             tunnel.keeper.sessions.on_ended = self._session_ended
         tunnel.exchange.on_complete = lambda peer: records.stamp(peer, tunnel.timestamps)
         count = settings.workers.count
@@ -194,20 +210,9 @@ class Gateway:
         return tunnel
 
     async def _set_up_host(self, book: PeerBook) -> None:
-        settings = self._config
-        plan = GatewayPlan(
-            interface=settings.interface,
-            addresses=tuple(str(address) for address in settings.addresses),
-            mtu_bytes=settings.mtu,
-            peer_routes=tuple(str(net) for peer in book.peers.values() for net in peer.allowed_ips),
-            forward=settings.forward_enabled,
-            nat=settings.nat_enabled,
-            out_interface=settings.nat_out_interface,
-            pools=tuple(str(pool) for pool in settings.pools),
-            clients=settings.forward_clients,
-        )
+        routes = tuple(str(net) for peer in book.peers.values() for net in peer.allowed_ips)
         if self._network is not None:
-            for warning in await self._network.up(plan):
+            for warning in await self._network.up(network_plan(self._config, routes)):
                 self._log.warning("host", problem=warning)
 
     def _resume(self, tunnel: Tunnel, records: Records) -> None:
@@ -267,6 +272,7 @@ class Gateway:
             )
             handlers.update(docs.handlers())
             await self._show(tunnel, self._keeper.sessions, docs, records)
+        handlers.update(self._life.handlers())
         for name, handler in peer_handlers(book, self._install, self._uninstall).items():
             handlers[name] = self._then_routes(handler)
         self._control = ControlServer(self._control_path(), handlers, on_error=self._handler_failed)
@@ -350,6 +356,48 @@ class Gateway:
         if session is not None and self._keeper is not None:
             self._keeper.sessions.feed(clock.now_ns(), session, OperatorTerminate())
 
+    # --- another configuration --------------------------------------------------------------------------------
+
+    def _can_change(self, tunnel: Tunnel, book: PeerBook) -> GatewayLive | None:
+        if self._keeper is None or self._network is None:
+            return None
+        return GatewayLive(
+            self._config,
+            tunnel=tunnel,
+            keeper=self._keeper,
+            book=book,
+            network=self._network,
+            peering=Peering(
+                install=self._install,
+                uninstall=self._uninstall,
+                change=self._change,
+                settle=self._apply_routes,
+            ),
+            surface=self._surface,
+            log=self._log,
+        )
+
+    async def _take_over(self, wanted: GatewayConfig) -> Sequence[str]:
+        if self._live is None:
+            raise TryLater(f"{self._config.interface} is starting")
+        return await self._live.apply(wanted)
+
+    def _change(self, changed: list[tuple[Peer, PeerConfig]]) -> None:
+        """Peers that are allowed something else. Where one is called is news only while it has no session."""
+        before = [live.config for live, _ in changed]
+        if self._tunnel is not None:
+            self._tunnel.peers.change(changed, clock.now_ns())
+        for old, (live, after) in zip(before, changed, strict=True):
+            gone, come = (
+                set(old.allowed_ips) - set(after.allowed_ips),
+                set(after.allowed_ips) - set(old.allowed_ips),
+            )
+            self._route_changes.append((False, [str(net) for net in gone]))
+            self._route_changes.append((True, [str(net) for net in come]))
+            if self._tunnel is not None and after.endpoint not in (None, old.endpoint):
+                self._spawn(self._find(self._tunnel, live, after.endpoint, anew=True))
+            self._log.info("peer changed", peer=after.name)
+
     # --- peers ------------------------------------------------------------------------------------------------
 
     def _add_to_tunnel(self, tunnel: Tunnel, peer: PeerConfig) -> None:
@@ -357,11 +405,14 @@ class Gateway:
         if peer.endpoint is not None:
             self._spawn(self._find(tunnel, live, peer.endpoint))
 
-    async def _find(self, tunnel: Tunnel, peer: Peer, endpoint: HostPort) -> None:
+    async def _find(self, tunnel: Tunnel, peer: Peer, endpoint: HostPort, anew: bool = False) -> None:
         """A configured endpoint is where a peer is called until it shows up somewhere itself."""
         try:
             host, port = (await resolve(endpoint))[0]
-            if tunnel.engine.endpoint(peer.slot) is None:
+            if tunnel.peers.by_slot(peer.slot) is not peer:
+                return
+            idle = anew and self._keeper is not None and self._keeper.sessions.of(peer.slot) is None
+            if idle or tunnel.engine.endpoint(peer.slot) is None:
                 tunnel.send_to(peer, host, port)
                 tunnel.kick()
         except JumpError as error:

@@ -30,13 +30,19 @@ class GatewayKeeper(SessionKeeper):
     ) -> None:
         super().__init__(engine, sink, policy, random_bytes)
         self.require_suites(policy)
-        self._policies = {roaming: replace(policy, roaming=roaming) for roaming in Roaming}
+        self._policies = _by_roaming(policy)
         self.reception = Reception(engine, self.sessions, self.policy_of)
         self._takeovers: dict[int, Peer] = {}
 
     def policy_of(self, peer: Peer) -> Policy:
         """The process's policy with the peer's roaming."""
         return self._policies[Roaming(peer.config.roaming)]
+
+    def set_policy(self, policy: Policy) -> None:
+        """Sessions begin under this one from now on; ``reception.follow_policy`` tells those that live."""
+        self.require_suites(policy)
+        self.engine.set_probe_budget(policy.probe_budget)
+        self._policies = _by_roaming(policy)
 
     def suites(self, peer: Peer) -> tuple[Suite, ...]:
         """A session known to be a stock one saves the keys: a late HELLO gets its suite with the next keypair."""
@@ -131,6 +137,10 @@ class GatewayKeeper(SessionKeeper):
         due = [_takeover_ns(peer) for peer in self._takeovers.values()]
         sessions_ns = self.sessions.next_deadline_ns
         return min((at for at in (*due, sessions_ns) if at is not None), default=None)
+
+
+def _by_roaming(policy: Policy) -> dict[Roaming, Policy]:
+    return {roaming: replace(policy, roaming=roaming) for roaming in Roaming}
 
 
 def _takeover_ns(peer: Peer) -> int:

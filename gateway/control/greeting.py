@@ -63,6 +63,7 @@ class Greeting:
         self.policy = policy
         self._asking: dict[int, Asking] = {}
         self._displaced: dict[int, int] = {}  # how often in a row another device took the session
+        self._snapshots: dict[int, fr.PolicySnapshot] = {}  # of the last WELCOME, by slot
         self._welcomed: set[int] = set()  # slots whose gateway has answered a HELLO in this process
         # Told why a gateway does not serve us, for the log.
         self.on_refused: Callable[[Live, fr.Refuse], None] = lambda live, refusal: None
@@ -212,15 +213,21 @@ class Greeting:
         live.downgraded = False
         if live.peer.config.protocol == "jump":
             self._engine.mute(live.slot, False, now_ns)
-        policy = agreed_policy(live.core.policy, welcome.policy)
-        if policy != live.core.policy:
-            self._sessions.feed(now_ns, live, inp.PolicyChanged(policy))
+        self._snapshots[live.slot] = welcome.policy
+        self.follow_policy(now_ns, live)
         answer = inp.Welcomed(welcome.binding_epoch, welcome.bound_path_id, welcome.last_attempt_id)
         self._sessions.feed(now_ns, live, answer)
         if first:
             self.on_verdict(now_ns, live, True)
         self.on_welcome(live, welcome)
         return True
+
+    def follow_policy(self, now_ns: int, live: Live) -> None:
+        """Our own policy and the gateway's last word on it, for a session that follows something else."""
+        seen = self._snapshots.get(live.slot)
+        policy = agreed_policy(self.policy, seen) if seen is not None else self.policy
+        if policy != live.core.policy:
+            self._sessions.change_policy(now_ns, live, policy)
 
     def refused(self, now_ns: int, live: Live, refusal: fr.Refuse) -> None:
         """Not served. An unknown session is over; the next handshake makes a new one."""

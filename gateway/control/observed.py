@@ -42,9 +42,10 @@ class Observed:
 
 
 class Surface(Protocol):
-    """Shows a gateway. A start that fails never stops the gateway."""
+    """Shows a gateway. A start that fails never stops the gateway. ``adopt``: another token, other names."""
 
     async def start(self) -> None: ...
+    def adopt(self, settings: Stats) -> None: ...
     async def stop(self) -> None: ...
 
 

@@ -88,6 +88,10 @@ class PeerBook:
         appeared = [peer for name, peer in after.items() if before.get(name) != peer]
         return appeared, [peer for name, peer in before.items() if after.get(name) != peer]
 
+    def follow(self, config: GatewayConfig) -> None:
+        """The peers of another configuration, and of peers.toml as it is now. ``ConfigErrors`` changes nothing."""
+        self.__dict__.update(vars(PeerBook(config, self._file)))
+
     def find(self, name: str) -> Peer:
         """A peer by its name or its public key in base64. ``NotFound``."""
         if name in self._peers:

@@ -6,7 +6,7 @@ Rule: what a packet needs lives in the data plane's row; here is only what Pytho
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gateway.control.configmodel import Peer as PeerConfig
@@ -150,6 +150,22 @@ class PeerTable:
         if config.keepalive_s:
             self._engine.set_keepalive(peer.slot, config.keepalive_s, now_ns)
         return peer
+
+    def change(self, changed: Sequence[tuple[Peer, PeerConfig]], now_ns: int) -> None:
+        """Let peers be allowed something else: prefixes, preshared key, keepalive, roaming. Sessions live on.
+
+        Prefixes may go from one of them to another. A preshared key counts from the next handshake on.
+        """
+        for peer, after in changed:
+            before, peer.config = peer.config, after
+            for network in set(before.allowed_ips).difference(after.allowed_ips):
+                self._engine.remove_route(network, peer.slot)
+            peer.keys.psk = after.preshared_key or NO_PSK
+            if after.keepalive_s != before.keepalive_s:
+                self._engine.set_keepalive(peer.slot, after.keepalive_s, now_ns)
+        for peer, after in changed:
+            for network in after.allowed_ips:
+                self._engine.add_route(network, peer.slot)
 
     def set_identity(self, identity: Identity) -> None:
         """The same peers under another key of ours."""

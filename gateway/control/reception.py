@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
@@ -19,11 +18,11 @@ from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control.configfields import Network
 from gateway.control.peers import Birth, Peer
 from gateway.control.sessions import Live, Sessions, address_name
-from gateway.control.snapshot import profile_of, snapshot_of
+from gateway.control.snapshot import snapshot_of, with_interval
 from gateway.core import inputs as inp
 from gateway.core import rates
 from gateway.core.driver import First
-from gateway.core.policy import Policy, problems
+from gateway.core.policy import Policy
 from gateway.core.reasons import Reason
 from gateway.core.states import Role, State
 from gateway.core.stock import IMPLICIT_PATH_ID
@@ -205,10 +204,16 @@ class Reception:
 
     def _agree_profile(self, now_ns: int, live: Live, hello: fr.Hello) -> None:
         """Both ends use the larger interval that is asked for (session.md §4), if our policy may go that slowly."""
-        own = live.core.policy
-        profile = profile_of(max(own.profile.interval_ns, hello.liveness_interval_ms * NS_PER_MS))
-        if profile is not own.profile and not problems(slower := replace(own, profile=profile)):
-            self._sessions.feed(now_ns, live, inp.PolicyChanged(slower))
+        live.asked_interval_ns = hello.liveness_interval_ms * NS_PER_MS
+        agreed = with_interval(live.core.policy, live.asked_interval_ns)
+        if agreed != live.core.policy:
+            self._sessions.change_policy(now_ns, live, agreed)
+
+    def follow_policy(self, now_ns: int, live: Live) -> None:
+        """What the configuration says by now, for a session that began under something else."""
+        policy = with_interval(self._policy_of(live.peer), live.asked_interval_ns)
+        if policy != live.core.policy:
+            self._sessions.change_policy(now_ns, live, policy)
 
     def _agree(self, live: Live, birth: Birth, hello: fr.Hello) -> bool:
         """The first suite offered that the policy permits and this keypair has; a HELLO repeated finds the same."""

@@ -58,6 +58,7 @@ class Live:
 
     __slots__ = (
         "addresses",
+        "asked_interval_ns",
         "born_index",
         "core",
         "deadline_ns",
@@ -81,6 +82,7 @@ class Live:
     def __init__(self, core: Session, peer: Peer) -> None:
         self.core = core
         self.peer = peer
+        self.asked_interval_ns = 0  # G: how often the client's HELLO wants idle paths probed
         self.instance = b""  # the client process that holds it; b"" for a stock peer
         self.addresses: dict[str, Endpoint] = {}
         self.nonces: dict[bytes, tuple[str, int, int]] = {}  # challenge -> address, path_id, sent_ns
@@ -265,8 +267,18 @@ class Sessions:
 
     def open_paths(self, now_ns: int, live: Live) -> None:
         """The other end speaks jump frames: the data plane measures paths from now on, by this session's policy."""
-        policy = live.core.policy
         self._engine.open_paths(live.slot, now_ns)
+        self._measure(now_ns, live)
+        live.has_paths = True
+
+    def change_policy(self, now_ns: int, live: Live, policy: Policy) -> None:
+        """Another policy from the next decision on, audited; the data plane measures by it (session.md §4)."""
+        self.feed(now_ns, live, inp.PolicyChanged(policy))
+        if live.has_paths and not live.ended:
+            self._measure(now_ns, live)
+
+    def _measure(self, now_ns: int, live: Live) -> None:
+        policy = live.core.policy
         self._engine.set_liveness(live.slot, policy.profile.interval_ns, now_ns)
         self._engine.set_thresholds(
             live.slot,
@@ -277,7 +289,6 @@ class Sessions:
             jitter_enter_us=policy.jitter_enter_ns // 1000,
             exit_ratio_ppm=policy.exit_ratio_ppm,
         )
-        live.has_paths = True
 
     def bind_again(self, now_ns: int, live: Live) -> None:
         """Tell the data plane the paths and the binding the core has already."""

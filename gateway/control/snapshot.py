@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gateway.constants import NS_PER_MS
-from gateway.core.policy import Policy, Profile
+from gateway.core.policy import Policy, Profile, problems
 from gateway.frames import CarrierBit, PolicySnapshot
 
 
@@ -75,6 +75,13 @@ def agreed_policy(own: Policy, seen: PolicySnapshot) -> Policy:
 def _profile(own: Policy, seen: PolicySnapshot) -> Profile:
     """The profile with the larger interval (protocol.md §2)."""
     return profile_of(max(own.profile.interval_ns, seen.liveness_interval_ms * NS_PER_MS))
+
+
+def with_interval(own: Policy, asked_ns: int) -> Policy:
+    """The gateway's policy for a client that asks for this probe interval: the slower one, where it may have it."""
+    profile = profile_of(max(own.profile.interval_ns, asked_ns))
+    slower = own if profile is own.profile else replace(own, profile=profile)
+    return own if problems(slower) else slower
 
 
 def profile_of(interval_ns: int) -> Profile:

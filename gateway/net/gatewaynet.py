@@ -75,6 +75,10 @@ class GatewayNetwork:
             await self.down()
             raise
 
+    async def refilter(self, plan: GatewayPlan) -> tuple[str, ...]:
+        """Other promises about NAT and clients, in one step; returns warnings. HostError leaves those before."""
+        return tuple(await self._netlink.run(lambda _: _firewall(self._journal, plan)))
+
     async def add_routes(self, allowed_ips: Iterable[str]) -> tuple[str, ...]:
         """Route a peer's addresses into the tunnel; returns warnings.
 

@@ -81,6 +81,10 @@ class Admission:
         """The identity is another one: so are mac1 and cookies. Rates and counters go on."""
         self._checker = checker
 
+    def set_limit(self, under_load_per_s: int) -> None:
+        """What is load from now on; what was counted counts on."""
+        self._meter.set_limit(under_load_per_s)
+
     def note_backlog(self, fraction: float) -> None:
         """Tell how full the queue of waiting handshakes is, 0..1; takes effect at the next `check`."""
         self._backlogged = fraction >= _BACKLOG_FRACTION
@@ -123,6 +127,10 @@ class _RateMeter:
     def __init__(self, limit_per_s: int) -> None:
         self._limit = limit_per_s
         self._count = self._previous = self._start_ns = 0
+
+    def set_limit(self, limit_per_s: int) -> None:
+        """Another limit for the same events."""
+        self._limit = limit_per_s
 
     def add(self, now_ns: int) -> bool:
         """Count one event; whether there were more than the limit in the last second."""

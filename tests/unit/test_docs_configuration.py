@@ -20,7 +20,7 @@ import pytest
 
 from gateway import errors
 from gateway.constants import NS_PER_MS, NS_PER_S
-from gateway.control import configpolicy, configschema, wgquick
+from gateway.control import configkeys, configpolicy, configschema, wgquick
 from gateway.control.configschema import Table
 from gateway.core.policy import Policy
 from gateway.ops.cli.main import INTERRUPTED, cli
@@ -40,6 +40,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[offload]": configschema.OffloadTable,
     "[workers]": configschema.WorkersTable,
     "[control]": configschema.ControlTable,
+    "[log]": configschema.LogTable,
     "[stats]": configschema.StatsTable,
     "[[peer]]": configschema.PeerTable,
     "peers.toml": configschema.PeersDocument,
@@ -114,7 +115,7 @@ def test_every_bound_of_the_policy_stands_there_with_its_default() -> None:
     defaults = {
         field.metadata["key"]: written(field.name, getattr(Policy(), field.name))
         for field in dataclasses.fields(Policy)
-        if field.metadata["key"] not in configpolicy._ELSEWHERE
+        if field.metadata["key"] not in configpolicy.ELSEWHERE
     }
     assert documented("[policy]") == defaults
 
@@ -130,6 +131,18 @@ def test_every_key_of_a_wg_quick_file_is_named() -> None:
     known = {*wgquick._INTERFACE_KEYS.values(), *wgquick._PEER_KEYS.values()}
     named = set(re.findall(r"`([A-Z]\w+)(?: = true)?`", part))
     assert named == known
+
+
+def test_every_key_that_a_reload_applies_is_told_and_no_other() -> None:
+    part = sections(TEXT)["Changing a running daemon"]
+    rows = re.findall(r"^\| (`[^|]+`) \|", part, re.MULTILINE)
+    told = {key.replace("*", "") for row in rows for key in re.findall(r"`([^`]+)`", row)}
+    assert told == set(configkeys.LIVE_GATEWAY)
+    client = re.search(r"A client applies ([^;]+);", part)
+    assert client is not None
+    assert {key.replace("*", "") for key in re.findall(r"`([^`]+)`", client[1])} == set(
+        configkeys.LIVE_CLIENT
+    )
 
 
 def test_every_exit_code_is_told() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``jvpn config check``: every mistake of a file with its key and line; nothing is applied."""
+"""``jvpn config``: `check` names every mistake of a file with its key and line, and applies nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.control import config as configuration
 from gateway.control import peerbook
 from gateway.control.peersfile import PeersFile
 from gateway.errors import ConfigError, ConfigErrors
-from gateway.ops.cli import output
+from gateway.ops.cli import configlife, output
 from gateway.ops.cli.options import json_option, state_dir_option
 
 SCHEMA: Final = "jvpn.config-check/1"
@@ -21,7 +21,11 @@ SCHEMA: Final = "jvpn.config-check/1"
 
 @click.group()
 def config() -> None:
-    """Look at configuration files."""
+    """Look at configuration files, and change that of a running daemon."""
+
+
+for _command in (configlife.diff, configlife.reload, configlife.rollback):
+    config.add_command(_command)
 
 
 @config.command()

@@ -14,6 +14,7 @@ import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -166,6 +167,13 @@ class StatsServer:
         if self._socket_path is not None:
             self._socket_path.unlink(missing_ok=True)
             self._socket_path = None
+
+    def adopt(self, settings: Stats) -> None:
+        """Another token and other names count from the next request on; listeners stay as they are."""
+        self._settings = replace(self._settings, token=settings.token, hosts=settings.hosts)
+        for door in self._doors:
+            if not door.access.local:
+                door.access = replace(door.access, token=settings.token, hosts=settings.hosts)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
