@@ -48,6 +48,8 @@ class History:
             return sorted(path for path in self.folder.iterdir() if _NAME.match(path.name))
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise HostError(f"{self.folder}: {error.strerror}") from None
 
     def record(self, text: str) -> bool:
         """``text`` is in force from now on; whether it could be kept. HostError when the folder cannot be written.

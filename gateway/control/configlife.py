@@ -88,6 +88,8 @@ class ConfigLife(Generic[C]):
                 await self.reload()
             except JumpError as error:
                 self._log.error("configuration not applied", reason=str(error))
+            except Exception as error:  # a fault in one reload must not make the next SIGHUP go unheard
+                self._log.error("configuration not applied", error=repr(error))
 
     # --- commands ---------------------------------------------------------------------------------------------
 
