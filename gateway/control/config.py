@@ -39,9 +39,14 @@ __all__ = [
 ]
 
 
-def load_gateway(path: Path, environ: Mapping[str, str] = os.environ) -> GatewayConfig:
-    """Read a gateway's file. Peers of ``peers.toml`` are not in it: ``peersfile.PeerBook`` joins them."""
-    return parse_gateway(read_text(path), str(path), path.parent, environ)
+def load_gateway(
+    path: Path, environ: Mapping[str, str] = os.environ, *, outside: bool = False
+) -> GatewayConfig:
+    """Read a gateway's file. Peers of ``peers.toml`` are not in it: ``peersfile.PeerBook`` joins them.
+
+    ``outside``: this is not the daemon, so credentials of its unit may be missing (``configpeers.Origin``).
+    """
+    return parse_gateway(read_text(path), str(path), path.parent, environ, outside=outside)
 
 
 def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientConfig:
@@ -49,16 +54,23 @@ def load_client(path: Path, environ: Mapping[str, str] = os.environ) -> ClientCo
     return parse_client(read_text(path), str(path), path.parent, environ)
 
 
-def load(path: Path, environ: Mapping[str, str] = os.environ) -> GatewayConfig | ClientConfig:
+def load(
+    path: Path, environ: Mapping[str, str] = os.environ, *, outside: bool = False
+) -> GatewayConfig | ClientConfig:
     """Read a file of either kind: a client has a [client] table or is a wg-quick file."""
     text = read_text(path)
     if is_wgquick(text) or "client" in read_toml(text, str(path)):
-        return parse_client(text, str(path), path.parent, environ)
-    return parse_gateway(text, str(path), path.parent, environ)
+        return parse_client(text, str(path), path.parent, environ, outside=outside)
+    return parse_gateway(text, str(path), path.parent, environ, outside=outside)
 
 
 def parse_gateway(
-    text: str, file: str = "<text>", folder: Path = Path(), environ: Mapping[str, str] = os.environ
+    text: str,
+    file: str = "<text>",
+    folder: Path = Path(),
+    environ: Mapping[str, str] = os.environ,
+    *,
+    outside: bool = False,
 ) -> GatewayConfig:
     """A gateway from TOML text; key files are relative to ``folder``."""
     problems = Problems(file, text)
@@ -66,11 +78,16 @@ def parse_gateway(
         problems.add("", "this is a wg-quick file, which only `jvpn connect` reads; a gateway's file is TOML")
         raise ConfigErrors(problems.errors())
     _warn_of_open_secrets(file, text, problems)
-    return resolve_gateway(text, file, Origin(folder, environ), problems)
+    return resolve_gateway(text, file, Origin(folder, environ, outside), problems)
 
 
 def parse_client(
-    text: str, file: str = "<text>", folder: Path = Path(), environ: Mapping[str, str] = os.environ
+    text: str,
+    file: str = "<text>",
+    folder: Path = Path(),
+    environ: Mapping[str, str] = os.environ,
+    *,
+    outside: bool = False,
 ) -> ClientConfig:
     """A client from TOML or wg-quick text."""
     if is_wgquick(text):
@@ -79,7 +96,7 @@ def parse_client(
         return resolve_wgquick(text, file, problems)
     problems = Problems(file, text)
     _warn_of_open_secrets(file, text, problems)
-    return resolve_client(text, file, Origin(folder, environ), problems)
+    return resolve_client(text, file, Origin(folder, environ, outside), problems)
 
 
 def _warn_of_open_secrets(file: str, text: str, problems: Problems) -> None:

@@ -22,10 +22,21 @@ NO_KEY = bytes(32)
 
 
 class Origin(NamedTuple):
-    """Where relative paths start and where credentials are."""
+    """Where relative paths start and where credentials are.
+
+    ``outside``: a credential that only the unit has is no mistake; something stands for it.
+    """
 
     folder: Path
     environ: Mapping[str, str]
+    outside: bool = False
+
+    def lacks(self, name: str, key: str, problems: Problems) -> bool:
+        """Whether ``name`` is such a credential; then there is a warning."""
+        found = self.outside and keysfile.is_elsewhere(name, self.environ)
+        if found:
+            problems.warn(key, f"{name} was not looked at: only the unit has it")
+        return found
 
 
 class Holding(NamedTuple):
@@ -165,11 +176,13 @@ def read_secret(table: object, field: str, key: str, problems: Problems, origin:
 
 
 def _read_file(name: str, key: str, field: str, problems: Problems, origin: Origin) -> bytes:
+    if origin.lacks(name, f"{key}.{field}_file", problems):
+        return NO_KEY
     path = keysfile.resolve_key_path(name, origin.folder, origin.environ)
     try:
         found = keysfile.read_key_file(path)
     except JumpError as error:
         raise ValueError(str(error)) from None
     if found.warning:
-        problems.warn(f"{key}.{field}_file", found.warning)
+        raise ValueError(found.warning)
     return found.key

@@ -8,7 +8,6 @@ refused.
 from __future__ import annotations
 
 import os
-import stat
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -74,6 +73,8 @@ def _token(table: StatsTable, problems: Problems, origin: Origin) -> bytes:
 
 
 def _read_token(name: str, problems: Problems, origin: Origin) -> bytes:
+    if origin.lacks(name, "stats.token_file", problems):
+        return bytes(TOKEN_MIN)
     path = keysfile.resolve_key_path(name, origin.folder, origin.environ)
     try:
         with path.open("rb") as file:
@@ -84,8 +85,8 @@ def _read_token(name: str, problems: Problems, origin: Origin) -> bytes:
         raise ValueError(
             f"{path} holds no token: one line of {TOKEN_MIN} to {TOKEN_MAX} letters, digits and signs"
         )
-    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        problems.warn("stats.token_file", f"every user can read {path}; fix it with: chmod 600 {path}")
+    if exposed := keysfile.exposed(path, mode):
+        raise ValueError(exposed)
     return text
 
 
@@ -98,16 +99,21 @@ def _tls(table: StatsTable, problems: Problems, origin: Origin) -> Tls | None:
         return None
     keys = ("stats.tls_cert_file", "stats.tls_key_file", "stats.tls_client_ca_file")
     found = [
-        problems.check_text(key, partial(_file, origin), name) for key, name in zip(keys, names, strict=True)
+        problems.check_text(key, partial(_file, origin, key, problems), name)
+        for key, name in zip(keys, names, strict=True)
     ]
     cert, key, client_ca = found
     return Tls(cert, key, client_ca) if cert is not None and key is not None else None
 
 
-def _file(origin: Origin, name: str) -> Path:
+def _file(origin: Origin, key: str, problems: Problems, name: str) -> Path:
+    if origin.lacks(name, key, problems):
+        return Path(name)
     path = keysfile.resolve_key_path(name, origin.folder, origin.environ)
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path} cannot be read")
+    if key == "stats.tls_key_file" and (exposed := keysfile.exposed(path, path.stat().st_mode)):
+        raise ValueError(exposed)
     return path
 
 

@@ -117,10 +117,11 @@ def read_key_file(path: Path) -> KeyFile:
         raise JumpError(f"{path} holds no WireGuard key: it is not text") from None
     except ValueError as error:
         raise JumpError(f"{path}: {error}") from None
-    return KeyFile(key, _permission_warning(path, mode))
+    return KeyFile(key, exposed(path, mode))
 
 
-def _permission_warning(path: Path, mode: int) -> str:
+def exposed(path: Path, mode: int) -> str:
+    """'' for a file that keeps a secret, else what is wrong with it and the remedy."""
     if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH):
         return f"{path} can be read by every user of this machine; fix it with: chmod 600 {path}"
     return ""
@@ -144,6 +145,11 @@ def write_key_file(path: Path, key: bytes, *, replace: bool = False) -> None:
         raise JumpError(f"{path} exists already; a key is never overwritten") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_elsewhere(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether ``name`` is a credential of a unit that this process does not run in."""
+    return name.startswith(CREDENTIAL_PREFIX) and not environ.get("CREDENTIALS_DIRECTORY")
 
 
 def resolve_key_path(name: str, folder: Path, environ: Mapping[str, str]) -> Path:

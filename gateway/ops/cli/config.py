@@ -53,7 +53,7 @@ def check(ctx: click.Context, files: Sequence[Path], state_dir: Path | None, as_
 
 def _check(path: Path, state_dir: Path | None) -> dict[str, Any]:
     try:
-        found = configuration.load(path)
+        found = configuration.load(path, outside=True)
         if isinstance(found, configuration.GatewayConfig) and state_dir is not None:
             peerbook.check_peers_file(found, PeersFile(state_dir))
     except ConfigErrors as errors:

@@ -42,7 +42,7 @@ class Target:
     def _socket(self) -> Path | None:
         chosen = self._config_path()
         if self.interface is None and self.socket is None and chosen is not None:
-            config = load_gateway(chosen)
+            config = load_gateway(chosen, outside=True)
             return config.control_socket or statedir.control_socket(config.interface)
         return find_socket(self.interface, self.socket)
 

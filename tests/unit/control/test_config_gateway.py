@@ -349,16 +349,56 @@ def test_a_byte_order_mark_and_dos_lines_are_fine(tmp_path: Path) -> None:
         load_gateway(path)
 
 
-def test_open_key_files_are_a_warning_not_a_mistake(tmp_path: Path) -> None:
+def test_key_files_that_everybody_can_read_are_refused_with_the_remedy(tmp_path: Path) -> None:
     path = tmp_path / "gw.toml"
     path.write_text('\n[gateway]\nprivate_key_file = "k"\n')
     write_key_file(tmp_path / "k", b"\x01" * 32)
     path.chmod(0o644)
     assert load_gateway(path).warnings == ()
-    (tmp_path / "k").chmod(0o644)
-    (warning,) = load_gateway(path).warnings
-    assert warning.startswith(f"{path}:3: gateway.private_key_file: ")
-    assert "chmod 600" in warning
+    (tmp_path / "k").chmod(0o640)
+    assert load_gateway(path).warnings == ()
+    for mode in (0o644, 0o602):
+        (tmp_path / "k").chmod(mode)
+        with pytest.raises(ConfigErrors) as caught:
+            load_gateway(path)
+        assert str(caught.value).startswith(f"{path}:3: gateway.private_key_file: ")
+        assert f"chmod 600 {tmp_path}/k" in str(caught.value)
+
+
+def test_every_secret_may_be_a_credential_of_the_unit(tmp_path: Path) -> None:
+    """Inside the unit all of them are read; outside the file can be checked all the same, each with a warning."""
+    text = """\
+[gateway]
+private_key_file = "credential:key"
+[stats]
+listen = ["0.0.0.0:9"]
+token_file = "credential:token"
+tls_cert_file = "credential:cert"
+tls_key_file = "credential:tls"
+tls_client_ca_file = "credential:ca"
+"""
+    text += peer(3, more='preshared_key_file = "credential:psk"\n')
+    for name in ("key", "psk"):
+        write_key_file(tmp_path / name, (name.encode() * 11)[:32].ljust(32))
+    for name in ("token", "cert", "tls", "ca"):
+        (tmp_path / name).touch(mode=0o400)
+        (tmp_path / name).write_text("0123456789abcdef")
+    inside = parse_gateway(text, "g.toml", Path("/"), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert inside.stats.token == b"0123456789abcdef" and inside.stats.tls is not None
+    assert (inside.stats.tls.key, inside.warnings) == (tmp_path / "tls", ())
+    assert inside.private_key.startswith(b"keykey")
+    assert inside.peers[0].preshared_key is not None and inside.peers[0].preshared_key.startswith(b"pskpsk")
+    with pytest.raises(ConfigErrors) as caught:
+        parse_gateway(text, "g.toml", Path("/"), {})
+    assert len(caught.value.errors) == 6
+    outside = parse_gateway(text, "g.toml", Path("/"), {}, outside=True)
+    assert (
+        len(outside.warnings) == 6
+        and "g.toml:2: gateway.private_key_file: credential:key" in outside.warnings[0]
+    )
+    wrong = text.replace("credential:token", "credential:../token")
+    with pytest.raises(ConfigErrors, match="not the name of a systemd credential"):
+        parse_gateway(wrong, "g.toml", Path("/"), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
 
 
 def test_a_readable_file_with_a_key_in_it_is_a_warning(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "token").touch(mode=0o600)
     (tmp_path / "token").write_text(TOKEN + "\n")
     for name in ("cert", "key", "ca"):
+        (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_text("PEM")
     return tmp_path
 
@@ -56,8 +57,16 @@ def test_a_token_is_read_and_never_shown(folder: Path) -> None:
     stats = parse(folder, 'token_file = "token"').stats
     assert stats.token == TOKEN.encode() and TOKEN not in repr(stats)
     (folder / "token").chmod(0o644)
-    (warning,) = parse(folder, 'token_file = "token"').warnings
-    assert "chmod 600" in warning and TOKEN not in warning
+    found = mistakes(folder, 'token_file = "token"')
+    assert "chmod 600" in found["stats.token_file"] and TOKEN not in found["stats.token_file"]
+
+
+def test_the_key_of_a_listener_is_a_secret_and_its_certificate_is_none(folder: Path) -> None:
+    table = 'tls_cert_file = "cert"\ntls_key_file = "key"\n'
+    (folder / "cert").chmod(0o644)
+    assert parse(folder, table).warnings == ()
+    (folder / "key").chmod(0o644)
+    assert "chmod 600" in mistakes(folder, table)["stats.tls_key_file"]
 
 
 @pytest.mark.parametrize(
