@@ -177,3 +177,58 @@ def test_peers_come_go_and_change_while_others_live(make_bed: MakeBed) -> None:
     assert (log.up.lost(began_ns), log.down.lost(began_ns)) == ([], [])
     bed.same_session()
     stock.stop()
+
+
+def test_a_client_takes_its_own_policy_over(make_bed: MakeBed) -> None:
+    """What is its own counts at once; what is the gateway's stays the gateway's; a bad file changes nothing."""
+    bed = make_bed()
+    daemon = bed.client.daemon
+    bed.start()
+    began_ns = boot_ns()
+    edit(
+        daemon,
+        "[client]",
+        '[policy.switching]\ncooldown = "9s"\nmax_switches_per_min = 5\n[log]\nlevel = "error"\n[client]',
+    )
+    found = daemon.cli_json("config", "reload")
+    wanted = {"policy.switching.cooldown", "policy.switching.max_switches_per_min", "log.level"}
+    assert (set(found["applied"]), found["needs_restart"]) == (wanted, [])
+    told = bed.client.journal.wait(
+        lambda body: body["event"] == "POLICY_EVENT", "the policy", since_ns=began_ns
+    )
+    policy = next(
+        body["values"] for body in bed.client.journal.of("POLICY") if body["policy"] == told["policy_hash"]
+    )
+    assert (policy["switching.cooldown"], policy["switching.max_switches_per_min"]) == (9_000_000_000, 8)
+    edit(daemon, 'cooldown = "9s"', 'cooldown = "never"')
+    daemon.proc.signal(signal.SIGHUP)
+    daemon.proc.wait_line('"event": "configuration refused')
+    edit(daemon, 'cooldown = "never"', 'cooldown = "9s"')
+    edit(daemon, "[client]", "[client]\nmtu = 1300")
+    assert daemon.cli_json("config", "reload")["needs_restart"] == ["client.mtu"]
+    assert len(bed.client.journal.of("POLICY_EVENT", since_ns=began_ns)) == 1
+    bed.same_session()
+
+
+def test_nat_and_the_separation_of_clients_change_in_one_step(make_bed: MakeBed) -> None:
+    bed = make_bed()
+    daemon, place = bed.gateway.daemon, bed.topology.gateway
+    bed.start()
+
+    def rules() -> str:
+        return place.run(["nft", "list", "ruleset"]).stdout
+
+    assert "masquerade" not in rules()
+    with bed.client.stream(200.0) as stream:
+        began_ns = boot_ns()
+        plain = text_of(daemon)
+        daemon.config_path.write_text(plain + '[nat]\nenabled = true\nout_interface = "gwa"\n')
+        assert daemon.cli_json("config", "reload")["applied"] == ["nat.enabled", "nat.out_interface"]
+        assert "masquerade" in rules()
+        daemon.config_path.write_text(plain)
+        daemon.cli("config", "reload")
+        assert "masquerade" not in rules()
+        log = stream.stop()
+    assert log.tcp.alive_after(began_ns)
+    assert (log.up.lost(began_ns), log.down.lost(began_ns)) == ([], [])
+    bed.same_session()
