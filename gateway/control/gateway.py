@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -282,7 +283,13 @@ class Gateway:
 
     async def _serve_wg(self, tunnel: Tunnel, handlers: dict[str, Handler]) -> None:
         """For WireGuard's own tools. A gateway that may not write there works without."""
-        backend = WgGateway(self._config, tunnel, add=handlers["peer.add"], remove=handlers["peer.remove"])
+        backend = WgGateway(
+            self._config,
+            tunnel,
+            add=handlers["peer.add"],
+            remove=handlers["peer.remove"],
+            change=self._set_peer,
+        )
         server = WgServer(
             SOCKETS / f"{self._config.interface}.sock",
             backend,
@@ -381,6 +388,13 @@ class Gateway:
         if self._live is None:
             raise TryLater(f"{self._config.interface} is starting")
         return await self._live.apply(wanted)
+
+    async def _set_peer(self, after: PeerConfig) -> None:
+        """One of the file is as said here until the file is read again."""
+        if self._live is None:
+            raise TryLater(f"{self._config.interface} is starting")
+        await self._live.change_peer(after)
+        self._life.running = replace(self._life.running, peers=self._live.configured)
 
     def _change(self, changed: list[tuple[Peer, PeerConfig]]) -> None:
         """Peers that are allowed something else. Where one is called is news only while it has no session."""

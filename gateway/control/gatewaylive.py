@@ -22,9 +22,10 @@ from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.gatewaykeeper import GatewayKeeper
 from gateway.control.loglevel import GATE, LEVELS
 from gateway.control.observed import Surface
-from gateway.control.peerbook import PeerBook
+from gateway.control.peerbook import PeerBook, catch_up
 from gateway.control.peers import Peer
 from gateway.control.tunnel import Tunnel
+from gateway.errors import JumpError, NotFound
 from gateway.net.gatewaynet import GatewayNetwork, GatewayPlan
 
 # Of a new policy, in one turn of the loop: 2 ms.
@@ -72,6 +73,11 @@ class GatewayLive:
         self._surface = surface
         self._log = log
 
+    @property
+    def configured(self) -> tuple[PeerConfig, ...]:
+        """The peers of the configuration, as they are by now."""
+        return self._book.configured
+
     async def apply(self, wanted: GatewayConfig) -> list[str]:
         """Be like ``wanted``; the keys of peers that changed, those of peers.toml included.
 
@@ -108,6 +114,23 @@ class GatewayLive:
             self._peering.change(changed)
         for peer in wanted.values():
             self._peering.install(peer)
+
+    async def change_peer(self, after: PeerConfig) -> None:
+        """One peer is allowed something else, its session lives on. ``NotFound``, ``Refused``; all of it or nothing."""
+        catch_up(self._book, self._peering.install, self._peering.uninstall)
+        live = self._tunnel.peers.by_key(after.public_key)
+        if live is None:
+            raise NotFound(f"there is no peer {after.name}")
+        before = live.config
+        self._book.change(after)
+        try:
+            self._peering.change([(live, after)])
+            await self._peering.settle()
+        except JumpError:
+            self._book.change(before)
+            self._peering.change([(live, before)])
+            await self._peering.settle()
+            raise
 
     async def _refilter(self, plan: GatewayPlan) -> None:
         if plan == self._plan:

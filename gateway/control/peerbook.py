@@ -88,6 +88,39 @@ class PeerBook:
         appeared = [peer for name, peer in after.items() if before.get(name) != peer]
         return appeared, [peer for name, peer in before.items() if after.get(name) != peer]
 
+    def change(self, after: Peer) -> None:
+        """Let the peer of that name be allowed something else. ``NotFound``; ``Refused`` when a prefix is taken.
+
+        One of peers.toml is written there; of one that the configuration defines it holds until that is read again.
+        """
+        with self._file.locked():
+            self._refresh()
+            before = self.find(after.name)
+            self._index.release(before)
+            try:
+                for holding in self._index.conflicts(after):
+                    raise Refused(f"{holding.what} belongs to {holding.holder} already")
+                self._replace(before, after)
+            except BaseException:
+                self._load()
+                raise
+
+    def _replace(self, before: Peer, after: Peer) -> None:
+        self._index.claim(after, partial(_named, after))
+        self._pool.release(before.allowed_ips)
+        self._pool.take(after.allowed_ips)
+        self._peers[after.name] = after
+        if after.managed:
+            self._write(self._managed())
+        else:
+            peers = (after if peer.name == after.name else peer for peer in self._config.peers)
+            self._config = replace(self._config, peers=tuple(peers))
+
+    @property
+    def configured(self) -> tuple[Peer, ...]:
+        """The peers of the configuration, as `change` has left them."""
+        return self._config.peers
+
     def follow(self, config: GatewayConfig) -> None:
         """The peers of another configuration, and of peers.toml as it is now. ``ConfigErrors`` changes nothing."""
         self.__dict__.update(vars(PeerBook(config, self._file)))

@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running gateway as WireGuard's own tools see it: `wg show` shows all of it, `wg set` adds and removes peers.
+"""A running gateway as WireGuard's own tools see it: `wg show` shows all, `wg set` adds, changes and removes peers.
 
 Rule: the gateway's configuration stays in charge. Peers are added and removed as `jvpn peer add` and `remove` would;
-key, port, mark, and what a peer that exists is allowed, are not changed from here: a request that asks for it has
-changed nothing. Of several peers to add, those before one whose address is taken stay.
+what a peer of the configuration is allowed changes until that is read again. Key, port, mark and a peer's endpoint are
+not changed from here: a request that asks for it has changed nothing. Of several peers, those before one whose address
+is taken stay as asked.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from gateway.control import clock, keysfile
 from gateway.control.configfields import host_and_port
 from gateway.control.configmodel import GatewayConfig
+from gateway.control.configmodel import Peer as Config
 from gateway.control.peers import Peer
 from gateway.control.tunnel import Tunnel
 from gateway.control.wgsocket import (
@@ -29,19 +33,31 @@ from gateway.control.wgsocket import (
 from gateway.crypto import clamp
 
 Command = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Act = Callable[[], Awaitable[Any]]
 
 # Of the public key: enough to tell a hundred thousand peers apart.
 _NAME_CHARACTERS: Final = 12
 
 
 class WgGateway:
-    """The backend of a gateway's configuration socket. ``add`` and ``remove`` are the commands peer.add and .remove."""
+    """The backend of a gateway's configuration socket. ``add`` and ``remove`` are the commands peer.add and .remove;
+    ``change`` gives a peer that exists another configuration.
+    """
 
-    def __init__(self, config: GatewayConfig, tunnel: Tunnel, *, add: Command, remove: Command) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        tunnel: Tunnel,
+        *,
+        add: Command,
+        remove: Command,
+        change: Callable[[Config], Awaitable[None]],
+    ) -> None:
         self._config = config
         self._tunnel = tunnel
         self._add = add
         self._remove = remove
+        self._change = change
 
     def state(self) -> DeviceState:
         return DeviceState(
@@ -73,8 +89,8 @@ class WgGateway:
     async def apply(self, change: DeviceChange) -> None:
         self._check_device(change)
         acts = [act for act in map(self._act, change.peers) if act is not None]
-        for command, args in acts:
-            await command(args)
+        for act in acts:
+            await act()
 
     def _check_device(self, change: DeviceChange) -> None:
         key = change.private_key
@@ -87,32 +103,41 @@ class WgGateway:
         if not all(same):
             raise Fault(errno.EOPNOTSUPP, "the gateway's configuration says this")
 
-    def _act(self, change: PeerChange) -> tuple[Command, dict[str, Any]] | None:
+    def _act(self, change: PeerChange) -> Act | None:
         """What to do about one peer; None: nothing. Fault for what is not done from here."""
         peer = self._tunnel.peers.by_key(change.public_key)
         if peer is None:
             skip = change.remove or change.update_only
-            return None if skip else (self._add, _request(change))
+            return None if skip else partial(self._add, _request(change))
         if change.remove:
             if not peer.config.managed:
                 raise Fault(errno.EPERM, "the gateway's configuration defines this peer")
-            return self._remove, {"name": peer.config.name}
-        if not self._says_nothing_new(peer, change):
-            raise Fault(errno.EOPNOTSUPP, "a peer that exists is changed with jvpn peer")
-        return None
+            return partial(self._remove, {"name": peer.config.name})
+        at = self._tunnel.engine.endpoint(peer.slot)
+        if change.endpoint is not None and shown(change.endpoint) != str(at):
+            raise Fault(errno.EOPNOTSUPP, "where a peer is, its session says")
+        after = changed(peer.config, change)
+        return None if after == peer.config else partial(self._change, after)
 
-    def _says_nothing_new(self, peer: Peer, change: PeerChange) -> bool:
-        held, named = set(peer.config.allowed_ips), {net for add, net in change.allowed_ips if add}
-        taken = {net for add, net in change.allowed_ips if not add}
-        endpoint = self._tunnel.engine.endpoint(peer.slot)
-        return (
-            change.preshared_key in (None, peer.keys.psk)
-            and change.keepalive_s in (None, peer.config.keepalive_s)
-            and (change.endpoint is None or shown(change.endpoint) == str(endpoint))
-            and named <= held
-            and not taken & held
-            and (not change.replace_allowed_ips or named == held)
-        )
+
+def changed(config: Config, change: PeerChange) -> Config:
+    """The peer as the request wants it. Without any address it would get one of the pool: EINVAL."""
+    allowed = dict.fromkeys(() if change.replace_allowed_ips else config.allowed_ips)
+    for add, network in change.allowed_ips:
+        if add:
+            allowed[network] = None
+        else:
+            allowed.pop(network, None)
+    if not allowed:
+        raise Fault(errno.EINVAL, "a peer of a gateway has an address")
+    same = set(allowed) == set(config.allowed_ips)
+    psk = config.preshared_key if change.preshared_key is None else change.preshared_key
+    return replace(
+        config,
+        allowed_ips=config.allowed_ips if same else tuple(allowed),
+        preshared_key=psk if psk and any(psk) else None,
+        keepalive_s=config.keepalive_s if change.keepalive_s is None else change.keepalive_s,
+    )
 
 
 def _request(change: PeerChange) -> dict[str, Any]:

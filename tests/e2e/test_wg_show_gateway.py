@@ -10,7 +10,8 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
-from errno import EOPNOTSUPP, EPERM
+from errno import EINVAL, EOPNOTSUPP, EPERM
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -19,7 +20,7 @@ from tests.net.jvpn import JvpnGateway, JvpnPeer
 from tests.net.lab import Lab, missing_requirements
 from tests.net.traffic import ping, wait_reachable
 from tests.net.tunnel import PORT, SERVER, SERVER_OUTER, Site, join
-from tests.net.wg import SOCKETS, Keys, WgDevice, WgPeer
+from tests.net.wg import SOCKETS, Keys, WgDevice, WgPeer, generate_psk
 
 MISSING: Final = missing_requirements(("ip", "sysctl", "ping", "wg", "wireguard-go", "nft"))
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no laboratory: {MISSING}")
@@ -89,7 +90,8 @@ def test_peers_come_and_go(gateway: JvpnGateway, stock: WgDevice, site: Site) ->
 
 def test_what_the_configuration_says_is_not_changed(gateway: JvpnGateway, stock: WgDevice) -> None:
     assert refused(gateway, EPERM, "peer", stock.keys.public, "remove")
-    assert refused(gateway, EOPNOTSUPP, "peer", stock.keys.public, "allowed-ips", "10.8.0.9/32")
+    assert refused(gateway, EOPNOTSUPP, "peer", stock.keys.public, "endpoint", "192.0.2.1:9")
+    assert refused(gateway, EINVAL, "peer", stock.keys.public, "allowed-ips", "")
     assert refused(gateway, EOPNOTSUPP, "listen-port", "1234")
     assert refused(gateway, EOPNOTSUPP, "fwmark", "1", "peer", Keys.generate().public)
     assert refused(gateway, EOPNOTSUPP, "private-key", "/dev/null")
@@ -97,3 +99,48 @@ def test_what_the_configuration_says_is_not_changed(gateway: JvpnGateway, stock:
     gateway.namespace.run(["wg", "set", gateway.interface, "listen-port", str(PORT)])
     same = ["peer", stock.keys.public, "allowed-ips", "10.8.0.2/32,fd08::2/128", "persistent-keepalive", "25"]
     gateway.namespace.run(["wg", "set", gateway.interface, *same])
+
+
+def test_a_peer_that_exists_changes_under_its_session(
+    gateway: JvpnGateway, stock: WgDevice, site: Site, tmp_path: Path
+) -> None:
+    """One of gateway.toml: another address moves in and out, the session stays; a reload goes by the file again."""
+    key, name = stock.keys.public, gateway.interface
+    wait_reachable(site.client, SERVER[0])
+    (ident,) = [row["session_id"] for row in gateway.call("sessions")["sessions"]]
+    own = "10.8.0.2/32,fd08::2/128"
+    site.server.run(
+        ["wg", "set", name, "peer", key, "allowed-ips", f"{own},10.66.0.0/24", "persistent-keepalive", "9"]
+    )
+    assert wg(gateway, "allowed-ips") == f"{key}\t10.8.0.2/32 fd08::2/128 10.66.0.0/24"
+    assert name in site.server.run(["ip", "route", "show", "10.66.0.0/24"]).stdout
+    assert gateway.peer("stock")["keepalive_s"] == 9
+    assert [change["key"] for change in gateway.cli_json("config", "diff")["changes"]] == [
+        "peer.stock.allowed_ips",
+        "peer.stock.keepalive",
+    ]
+
+    # A preshared key counts from the next handshake on: the client gets it as well, and goes on.
+    psk = tmp_path / "psk"
+    psk.touch(mode=0o600)
+    psk.write_text(generate_psk())
+    site.server.run(["wg", "set", name, "peer", key, "preshared-key", str(psk)])
+    assert psk.read_text() in wg(gateway, "preshared-keys")
+    stock.change_peer(gateway.keys.public, preshared_key=psk.read_text())
+    wait_reachable(site.client, SERVER[0])
+
+    gateway.cli("config", "reload")
+    assert wg(gateway, "allowed-ips") == f"{key}\t10.8.0.2/32 fd08::2/128"
+    assert site.server.run(["ip", "route", "show", "10.66.0.0/24"]).stdout == ""
+    assert [row["session_id"] for row in gateway.call("sessions")["sessions"]] == [ident]
+
+
+def test_a_peer_of_peers_toml_changes_there_as_well(gateway: JvpnGateway, site: Site) -> None:
+    new = Keys.generate().public
+    site.server.run(["wg", "set", gateway.interface, "peer", new])
+    site.server.run(["wg", "set", gateway.interface, "peer", new, "allowed-ips", "10.8.0.77/32"])
+    assert refused(gateway, EPERM, "peer", new, "allowed-ips", "10.8.0.2/32")
+    assert '"10.8.0.77/32"' in (gateway.state_dir / "peers.toml").read_text()
+    gateway.restart()
+    (peer,) = [peer for peer in gateway.cli_json("peer", "list")["peers"] if peer["public_key"] == new]
+    assert peer["allowed_ips"] == ["10.8.0.77/32"]

@@ -8,6 +8,8 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +336,49 @@ def test_handlers_tell_the_data_plane_and_undo_what_it_refuses(tmp_path: Path) -
     handlers = peer_handlers(peers, install, lambda _: None)
     assert set(handlers) == set(commands)
     assert asyncio.run(handlers["peer.list"]({}))["schema"] == "jvpn.peers/1"
+
+
+# --- a peer that exists is allowed something else -------------------------------------------------------------------
+
+
+def test_a_managed_peer_changes_in_the_file_and_a_configured_one_until_it_is_read(tmp_path: Path) -> None:
+    text = POOLS + peer(3)
+    held = book(tmp_path, text)
+    phone = held.add({"name": "phone", "public_key": public(7)})
+    held.change(replace(phone, keepalive_s=9, allowed_ips=(ip_network("10.99.0.50/32"),)))
+    held.change(replace(held.find("p3"), preshared_key=bytes(range(32))))
+    assert held.find("p3").preshared_key == held.configured[0].preshared_key == bytes(range(32))
+    # Somebody else writes the file: what was said of the configured peer still holds.
+    book(tmp_path, text).add({"name": "tablet", "public_key": public(8)})
+    appeared, vanished = held.sync()
+    assert ([one.name for one in appeared], vanished) == (["tablet"], [])
+    assert held.find("p3").preshared_key == bytes(range(32))
+    again = book(tmp_path, text)
+    assert (again.find("phone").keepalive_s, networks(again.find("phone"))) == (9, ["10.99.0.50/32"])
+    assert again.find("p3").preshared_key is None
+    held.follow(gateway(tmp_path, text))
+    assert held.find("p3").preshared_key is None
+
+
+def test_a_change_takes_nothing_from_another_peer(tmp_path: Path) -> None:
+    held = book(tmp_path, POOLS + peer(3) + peer(4))
+    before = dict(held.peers)
+    with pytest.raises(Refused, match="belongs to"):
+        held.change(replace(before["p3"], allowed_ips=before["p4"].allowed_ips))
+    assert held.peers == before
+    # What it gave up is free again, for others and from the pool.
+    held.change(replace(before["p3"], allowed_ips=(ip_network("10.50.0.0/16"),)))
+    held.change(replace(before["p4"], allowed_ips=before["p3"].allowed_ips))
+    with pytest.raises(NotFound):
+        held.change(replace(before["p3"], name="nobody"))
+
+
+def test_another_configuration_is_followed_whole_or_not_at_all(tmp_path: Path) -> None:
+    held = book(tmp_path, POOLS + peer(3))
+    held.add({"name": "phone", "public_key": public(7), "allowed_ips": ["10.99.0.9/32"]})
+    before = dict(held.peers)
+    with pytest.raises(ConfigErrors, match="belongs to"):
+        held.follow(gateway(tmp_path, POOLS + peer(9)))
+    assert held.peers == before
+    held.follow(gateway(tmp_path, POOLS + peer(5)))
+    assert list(held.peers) == ["p5", "phone"]
