@@ -69,6 +69,8 @@ def peer_changes(running: Iterable[Peer], file: Iterable[Peer], live: bool = Tru
     before, after = ({join_key("peer", peer.name): peer for peer in peers} for peers in (running, file))
     found = []
     for key in dict.fromkeys((*before, *after)):
+        if before.get(key) == after.get(key):
+            continue
         if key in before and key in after:
             one, other = (
                 {f"{key}.{name}": value for name, value in _peer(peers[key]).items()}

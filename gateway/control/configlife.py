@@ -174,12 +174,19 @@ class ConfigLife(Generic[C]):
         except ConfigErrors:
             raise  # nothing was touched
         except Exception as error:
-            await self._apply(before)
+            await self._take_back(before)
             if isinstance(error, JumpError):
                 raise Refused(f"taken back, nothing has changed: {error}") from None
             raise
         self.running = wanted
         return besides
+
+    async def _take_back(self, before: C) -> None:
+        try:
+            await self._apply(before)
+        except JumpError as error:
+            self._log.error("the configuration before could not be put back whole", reason=str(error))
+            raise
 
     async def _record(self) -> bool:
         try:

@@ -84,8 +84,9 @@ class GatewayLive:
         ``ConfigErrors`` and ``Refused`` have changed nothing; after other errors the caller goes back.
         """
         self._keeper.require_suites(wanted.policy)
+        fresh = await asyncio.to_thread(self._book.prepared, wanted)
         before = list(self._book.peers.values())
-        self._book.follow(wanted)
+        self._book.follow(fresh)
         self._reconcile()
         await self._peering.settle()
         await self._refilter(network_plan(wanted))

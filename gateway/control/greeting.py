@@ -224,7 +224,7 @@ class Greeting:
 
     def follow_policy(self, now_ns: int, live: Live) -> None:
         """Our own policy and the gateway's last word on it, for a session that follows something else."""
-        seen = self._snapshots.get(live.slot)
+        seen = None if live.core.stock else self._snapshots.get(live.slot)
         policy = agreed_policy(self.policy, seen) if seen is not None else self.policy
         if policy != live.core.policy:
             self._sessions.change_policy(now_ns, live, policy)

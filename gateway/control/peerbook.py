@@ -121,9 +121,17 @@ class PeerBook:
         """The peers of the configuration, as `change` has left them."""
         return self._config.peers
 
-    def follow(self, config: GatewayConfig) -> None:
-        """The peers of another configuration, and of peers.toml as it is now. ``ConfigErrors`` changes nothing."""
-        self.__dict__.update(vars(PeerBook(config, self._file)))
+    def prepared(self, config: GatewayConfig) -> PeerBook:
+        """The book of another configuration and of peers.toml as it is now, for ``follow``. May run on a thread.
+
+        ``ConfigErrors`` when they do not agree.
+        """
+        return PeerBook(config, self._file)
+
+    def follow(self, prepared: PeerBook) -> None:
+        """Be that one from now on, and what was written to peers.toml meanwhile. ``ConfigErrors`` changes nothing."""
+        stale = prepared._stamp != self._file.stamp()
+        self.__dict__.update(vars(self.prepared(prepared._config) if stale else prepared))
 
     def find(self, name: str) -> Peer:
         """A peer by its name or its public key in base64. ``NotFound``."""

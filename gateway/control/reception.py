@@ -205,9 +205,7 @@ class Reception:
     def _agree_profile(self, now_ns: int, live: Live, hello: fr.Hello) -> None:
         """Both ends use the larger interval that is asked for (session.md §4), if our policy may go that slowly."""
         live.asked_interval_ns = hello.liveness_interval_ms * NS_PER_MS
-        agreed = with_interval(live.core.policy, live.asked_interval_ns)
-        if agreed != live.core.policy:
-            self._sessions.change_policy(now_ns, live, agreed)
+        self.follow_policy(now_ns, live)
 
     def follow_policy(self, now_ns: int, live: Live) -> None:
         """What the configuration says by now, for a session that began under something else."""

@@ -140,6 +140,7 @@ class StatsServer:
         self._doors: list[Door] = []
         self._listeners: list[Listener] = []
         self._socket_path: Path | None = None
+        self._tls: ssl.SSLContext | None = None
 
     async def start(self) -> None:
         """Listen wherever that works."""
@@ -169,11 +170,24 @@ class StatsServer:
             self._socket_path = None
 
     def adopt(self, settings: Stats) -> None:
-        """Another token and other names count from the next request on; listeners stay as they are."""
+        """Another token and other names count from the next request on; listeners stay as they are.
+
+        The files of a TLS listener are read again: a certificate that was renewed counts from the next connection on.
+        """
         self._settings = replace(self._settings, token=settings.token, hosts=settings.hosts)
         for door in self._doors:
             if not door.access.local:
                 door.access = replace(door.access, token=settings.token, hosts=settings.hosts)
+        self._renew()
+
+    def _renew(self) -> None:
+        if self._tls is None or self._settings.tls is None:
+            return
+        try:
+            tls_context(self._settings.tls)  # a chain without its key would leave the listener with neither
+            self._tls.load_cert_chain(self._settings.tls.cert, self._settings.tls.key)
+        except (OSError, ssl.SSLError) as error:
+            self._log.error("the certificate before stays in use", reason=str(error))
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -210,7 +224,8 @@ class StatsServer:
         self._listeners.append(listener)
 
     async def _context(self) -> ssl.SSLContext | None:
-        return tls_context(self._settings.tls) if self._settings.tls is not None else None
+        self._tls = tls_context(self._settings.tls) if self._settings.tls is not None else None
+        return self._tls
 
     # --- answers ----------------------------------------------------------------------------------------------
 

@@ -356,7 +356,7 @@ def test_a_managed_peer_changes_in_the_file_and_a_configured_one_until_it_is_rea
     again = book(tmp_path, text)
     assert (again.find("phone").keepalive_s, networks(again.find("phone"))) == (9, ["10.99.0.50/32"])
     assert again.find("p3").preshared_key is None
-    held.follow(gateway(tmp_path, text))
+    held.follow(held.prepared(gateway(tmp_path, text)))
     assert held.find("p3").preshared_key is None
 
 
@@ -378,7 +378,9 @@ def test_another_configuration_is_followed_whole_or_not_at_all(tmp_path: Path) -
     held.add({"name": "phone", "public_key": public(7), "allowed_ips": ["10.99.0.9/32"]})
     before = dict(held.peers)
     with pytest.raises(ConfigErrors, match="belongs to"):
-        held.follow(gateway(tmp_path, POOLS + peer(9)))
+        held.follow(held.prepared(gateway(tmp_path, POOLS + peer(9))))
     assert held.peers == before
-    held.follow(gateway(tmp_path, POOLS + peer(5)))
-    assert list(held.peers) == ["p5", "phone"]
+    fresh = held.prepared(gateway(tmp_path, POOLS + peer(5)))
+    held.add({"name": "tablet", "public_key": public(8)})  # meanwhile
+    held.follow(fresh)
+    assert list(held.peers) == ["p5", "phone", "tablet"]

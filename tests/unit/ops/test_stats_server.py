@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from gateway.control.configfields import Endpoint as HostPort
-from gateway.control.configmodel import ON_THE_LOOP, Tls, Workers
+from gateway.control.configmodel import ON_THE_LOOP, Stats, Tls, Workers
 from gateway.control.observed import Phase
 from gateway.ops.stats.access import Access
 from gateway.ops.stats.watch import STALL_NS, Histogram, Lane
@@ -141,6 +141,28 @@ def test_with_a_client_authority_only_its_certificates_get_in(tmp_path: Path) ->
                 assert answer.status == 200
 
     on_loop(work)
+
+
+def test_a_renewed_certificate_counts_after_a_reload_and_half_of_one_never(tmp_path: Path) -> None:
+    make_certificates(tmp_path)
+    tls = Tls(tmp_path / "server.pem", tmp_path / "server.key")
+    seen: list[str] = []
+
+    async def work() -> None:
+        async with serving(tmp_path, settings={"tls": tls}) as made:
+            assert made.server is not None
+            context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+            for renewed in ((), ("pem",), ("pem", "key")):
+                for end in renewed:
+                    (tmp_path / f"server.{end}").write_bytes((tmp_path / f"client.{end}").read_bytes())
+                made.server.adopt(Stats(tls=tls))
+                _, writer = await asyncio.open_connection(*made.server.addresses[0], ssl=context)
+                ((name,),) = writer.get_extra_info("peercert")["subject"]
+                seen.append(name[1])
+                writer.close()
+
+    on_loop(work)
+    assert seen == ["server", "server", "client"]
 
 
 def test_handshakes_that_stand_still_count_as_connections_and_end(tmp_path: Path) -> None:
