@@ -33,12 +33,14 @@ from gateway.control.peers import Peer
 from gateway.control.ping import Pinger
 from gateway.control.records import Records
 from gateway.control.resolve import resolve_first
+from gateway.control.service import attached
 from gateway.control.sessiondocs import SessionDocs
 from gateway.control.sessions import Live
 from gateway.control.status import status_document
 from gateway.control.told import Told, not_ours, told_by, with_learned
 from gateway.control.transports import Transports
 from gateway.control.tunnel import Tunnel
+from gateway.control.watch import Watch
 from gateway.core.inputs import Input, LinkUp, OperatorTerminate, PathAdded
 from gateway.core.policy import Policy
 from gateway.core.reasons import Reason
@@ -141,6 +143,7 @@ class Client:
         self._records: Records | None = None
         self._keeper: ClientKeeper | None = None
         self._watch: LinkWatch | None = None
+        self._progress: Watch | None = None
         self._tunnel: Tunnel | None = None
         self._netlink: Netlink | None = None
         self._network: ClientNetwork | None = None
@@ -181,6 +184,8 @@ class Client:
         tunnel.on_failure = stopping.ask
         await self._set_up_host(network, fwmark)
         tunnel.start()
+        self._progress = Watch(tunnel)
+        self._progress.start()
         await records.read_versions()
         snapshot = await self._watch_links(tunnel, keeper)
         for gateway in self._config.gateways:
@@ -193,6 +198,8 @@ class Client:
 
     async def stop(self) -> None:
         """Put everything back; what cannot be is logged and stays in the journal for `jvpn disconnect`."""
+        if self._progress is not None:
+            self._progress.stop()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -228,6 +235,14 @@ class Client:
             self._keeper.greeting.follow_policy(clock.now_ns(), live)
         self._tunnel.kick()
         return ()
+
+    def problems(self) -> list[str]:
+        """What of the data plane does not move."""
+        return self._progress.problems() if self._progress is not None else []
+
+    def summary(self) -> str:
+        """One line for `systemctl status`."""
+        return attached(self._keeper.sessions) if self._keeper is not None else "starting"
 
     # --- parts of the start -----------------------------------------------------------------------------------
 

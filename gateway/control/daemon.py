@@ -22,11 +22,13 @@ import uvloop
 from gateway import crypto
 from gateway.control import ctlclient
 from gateway.control.loglevel import GATE
+from gateway.control.service import Attended, Service
 from gateway.dataplane import aead
 from gateway.errors import JumpError, Refused
+from gateway.net import notify
 
 
-class Daemon(Protocol):
+class Daemon(Attended, Protocol):
     """A gateway or a client."""
 
     async def start(self, stopping: Stopping) -> None: ...
@@ -93,14 +95,16 @@ def run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
 
 async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
     stopping = Stopping()
+    service = Service(daemon, notify.from_environment(), log)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.ask)
     if isinstance(daemon, Reloadable):
         loop.add_signal_handler(signal.SIGHUP, daemon.hang_up)
     try:
-        await _until_stopped(daemon, stopping)
+        await _until_stopped(daemon, stopping, service)
     finally:
+        service.stopping()
         with contextlib.suppress(JumpError):
             await daemon.stop()
     if stopping.failure:
@@ -110,7 +114,7 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
     return 0
 
 
-async def _until_stopped(daemon: Daemon, stopping: Stopping) -> None:
+async def _until_stopped(daemon: Daemon, stopping: Stopping, service: Service) -> None:
     """A signal during the start ends it too."""
     start = asyncio.ensure_future(daemon.start(stopping))
     stop = asyncio.ensure_future(stopping.wait())
@@ -118,6 +122,7 @@ async def _until_stopped(daemon: Daemon, stopping: Stopping) -> None:
         await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
         if start.done():
             start.result()
+            service.ready()
             await stop
     finally:
         for task in (start, stop):

@@ -36,6 +36,7 @@ from gateway.control.peersfile import PeersFile
 from gateway.control.ping import Pinger
 from gateway.control.records import Records
 from gateway.control.resolve import resolve
+from gateway.control.service import attached
 from gateway.control.sessiondocs import SessionDocs
 from gateway.control.sessions import Live, Sessions
 from gateway.control.status import status_document
@@ -131,6 +132,7 @@ class Gateway:
         self._live = self._can_change(tunnel, book)
         self._spawn(self._life.serve())
         if self._seen is not None:
+            self._seen.watch.start()
             self._seen.phase = Phase.SERVING
         self._log.info(
             "gateway ready",
@@ -143,6 +145,7 @@ class Gateway:
     async def stop(self) -> None:
         """Take everything down in reverse; what cannot be undone is logged and stays in the journal."""
         if self._seen is not None:
+            self._seen.watch.stop()
             self._seen.phase = Phase.DRAINING
         for task in tuple(self._tasks):
             task.cancel()
@@ -167,6 +170,16 @@ class Gateway:
     def hang_up(self) -> None:
         """SIGHUP: read the file again."""
         self._life.hang_up()
+
+    def problems(self) -> list[str]:
+        """What of the data plane does not move."""
+        return self._seen.watch.problems() if self._seen is not None else []
+
+    def summary(self) -> str:
+        """One line for `systemctl status`."""
+        if self._seen is None:
+            return "starting"
+        return f"{attached(self._seen.sessions)}, {len(self._seen.tunnel.peers)} peers"
 
     def _control_path(self) -> Path:
         return self._config.control_socket or statedir.control_socket(self._config.interface)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -18,6 +18,7 @@ from gateway.control.records import Records
 from gateway.control.sessiondocs import SessionDocs
 from gateway.control.sessions import Sessions
 from gateway.control.tunnel import Tunnel
+from gateway.control.watch import Watch
 
 
 class Phase(enum.Enum):
@@ -39,6 +40,10 @@ class Observed:
     docs: SessionDocs
     records: Records
     phase: Phase = Phase.STARTING
+    watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.tunnel)
 
 
 class Surface(Protocol):

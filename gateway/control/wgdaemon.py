@@ -87,6 +87,14 @@ class WgDaemon:
         if self._tunnel is not None:
             self._tunnel.stop()
 
+    def problems(self) -> list[str]:
+        """Nobody asks: wg-quick's processes are no services."""
+        return []
+
+    def summary(self) -> str:
+        """One line for `systemctl status`."""
+        return self._interface
+
     def _changed(self, device: Device | None) -> None:
         if device is None:
             self._end("interface removed")

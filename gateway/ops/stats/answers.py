@@ -13,6 +13,7 @@ from gateway.constants import NS_PER_S
 from gateway.control import clock
 from gateway.control.observed import Observed, Phase
 from gateway.control.status import counters
+from gateway.control.watch import Watch
 from gateway.core.states import LIVE
 from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
 from gateway.net import tun
@@ -24,7 +25,6 @@ from gateway.ops.stats.openapi import DOCUMENT
 from gateway.ops.stats.reply import document, plain
 from gateway.ops.stats.series import Series, SessionSeries, WireguardSeries
 from gateway.ops.stats.tally import Tally
-from gateway.ops.stats.watch import Watch
 
 LIVE_SCHEMA: Final = "jvpn.livez/1"
 SESSION_FOLDER: Final = "/api/v1/sessions"

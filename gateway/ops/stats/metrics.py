@@ -16,13 +16,13 @@ from typing import Any, Final, NamedTuple
 
 from gateway.constants import NS_PER_S
 from gateway.control.observed import Observed
+from gateway.control.watch import Watch
 from gateway.core.states import LIVE, State
 from gateway.noise.peer import Refusal
 from gateway.ops.stats import machine
 from gateway.ops.stats.series import Series
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.text import Text
-from gateway.ops.stats.watch import Watch
 from gateway.suites import TRAITS, Suite
 
 TEXT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

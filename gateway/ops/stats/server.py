@@ -31,7 +31,6 @@ from gateway.ops.stats.access import Access, Denied
 from gateway.ops.stats.answers import Denial, Pages
 from gateway.ops.stats.listener import Listener
 from gateway.ops.stats.reply import refusal
-from gateway.ops.stats.watch import Watch
 
 # Each listener's own: whoever fills the TCP one leaves the UNIX socket free.
 CONNECTIONS_MAX: Final = 64
@@ -130,10 +129,9 @@ class StatsServer:
         self._log = log
         self._connections_max = connections_max
         self._request_s = request_s
-        self._watch = Watch(seen.tunnel)
         self._pages = Pages(
             seen,
-            self._watch,
+            seen.watch,
             per_session=settings.per_session,
             wireguard_names=settings.wireguard_names,
         )
@@ -146,7 +144,7 @@ class StatsServer:
         """Listen wherever that works."""
         if not self._settings.enabled:
             return
-        self._watch.start()
+        self._seen.watch.start()
         self._pages.start()
         await self._try("its socket", self._listen_unix)
         context = await self._try("TLS", self._context)
@@ -158,7 +156,6 @@ class StatsServer:
     async def stop(self) -> None:
         """Close everything; answers without an end are cut."""
         self._pages.stop()
-        self._watch.stop()
         for listener in self._listeners:
             await listener.stop()
         for door in self._doors:

@@ -14,10 +14,10 @@ from typing import Final
 
 from gateway.constants import NS_PER_S
 from gateway.control.auditlog import AuditLog, Told
+from gateway.control.watch import Histogram
 from gateway.core import events as ev
 from gateway.core.reasons import Reason
 from gateway.core.states import State
-from gateway.ops.stats.watch import Histogram
 
 HANDSHAKE_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 RECOVERY_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)

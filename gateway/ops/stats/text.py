@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from gateway.ops.stats.watch import Histogram
+from gateway.control.watch import Histogram
 
 
 class Text:

@@ -18,8 +18,8 @@ import pytest
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configmodel import ON_THE_LOOP, Stats, Tls, Workers
 from gateway.control.observed import Phase
+from gateway.control.watch import STALL_NS, Histogram, Lane
 from gateway.ops.stats.access import Access
-from gateway.ops.stats.watch import STALL_NS, Histogram, Lane
 from tests.unit.ops.statshost import Made, base, get, on_loop, serving
 
 TOKEN = b"correct-horse-battery"

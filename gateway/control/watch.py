@@ -75,13 +75,15 @@ class Watch:
         self.loop_stalls = Histogram(STALL_BUCKETS_S)
 
     def start(self) -> None:
-        """Look from now on."""
-        self._schedule()
+        """Look from now on. Once is enough, whoever asks."""
+        if self._timer is None:
+            self._schedule()
 
     def stop(self) -> None:
         """No more looks."""
         if self._timer is not None:
             self._timer.cancel()
+        self._timer = None
 
     def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
