@@ -4,7 +4,9 @@
 PY := .venv/bin/python
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test retest build debug lint format man bench bench-failover bench-tunnel bench-ops profile clean dev ctest pytest
+PREFIX ?= /usr/local
+export PREFIX DESTDIR
+.PHONY: help demo test retest build install uninstall deb debug lint format man bench bench-failover bench-tunnel bench-ops profile clean dev ctest pytest
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -57,6 +59,15 @@ bench-ops: dev ## what watching a gateway with 5,000 sessions costs it, into ben
 profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
 	@.ci/setup profile
 	@$(PY) -m bench.tunnel.profile
+
+install: build ## into PREFIX (/usr/local), below DESTDIR: program, libraries, units, man pages, completions
+	@$(PY) .ci/install
+
+uninstall: ## remove what `make install` installed there; configuration and state stay
+	@python3 .ci/install --uninstall
+
+deb: build ## a Debian package for this machine's Python, into build/deb
+	@.ci/package
 
 clean: ## remove everything that was built (not the virtual environment's downloads)
 	rm -rf build gateway/_lib gateway/dataplane/*.so bench/out .mypy_cache .ruff_cache .hypothesis *.egg-info
