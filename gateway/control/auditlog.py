@@ -87,6 +87,13 @@ class _Item(NamedTuple):
     events: tuple[Event, ...]
 
 
+class _Act(NamedTuple):
+    """A record that belongs to no session."""
+
+    body: Body
+    unix_ns: int
+
+
 class Told(NamedTuple):
     """One event as a follower hears of it, before it is on disk. ``number`` counts this process's events from 1."""
 
@@ -198,7 +205,7 @@ class AuditLog:
             now_ns=now_ns,
         )
         self._lock = threading.Lock()  # covers the next four; held for a few instructions
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[_Item | _Act] = deque()
         self._gaps: dict[bytes, _Gap] = {}
         self._missed = 0  # turns of sessions beyond GAPS_MAX
         self._in_flight = 0
@@ -230,13 +237,29 @@ class AuditLog:
     ) -> None:
         self._add(session, _Restored(record, down_ns, audited_version), turn)
 
+    def acted(self, body: Body) -> None:
+        """A record of what an operator did. It stands behind every turn that is here already."""
+        act = _Act(body, self._unix_ns())
+        with self._lock:
+            if self._full():
+                self._lost += 1
+                self._missed += 1
+            else:
+                self._queue.append(act)
+        self._some.set()
+        self._now.set()
+
+    def _full(self) -> bool:
+        """After the first turn that was missed all others are, until the writer has taken the gap: order holds."""
+        waiting = len(self._queue) + self._in_flight
+        return bool(self._gaps or self._missed or waiting >= self._capacity or self._closing.is_set())
+
     def _add(self, session: Session, source: Source, turn: Turn) -> None:
         who = _Who(session.session_id, session.peer, session.policy, session.role, session.stock)
         item = _Item(who, turn.now_ns, self._unix_ns(), source, tuple(turn.events))
         with self._lock:
             waiting = len(self._queue) + self._in_flight
-            # After the first turn that was missed all others are, until the writer has taken the gap: order holds.
-            if self._gaps or self._missed or waiting >= self._capacity or self._closing.is_set():
+            if self._full():
                 self._miss(session, item)
             else:
                 self._queue.append(item)
@@ -395,9 +418,11 @@ class AuditLog:
         for item in items:
             records += self._records(item)
         records += self._gap_records_of(gaps, missed)
-        return records, bool(gaps or missed) or any(item.events for item in items)
+        return records, bool(gaps or missed) or any(isinstance(item, _Act) or item.events for item in items)
 
-    def _records(self, item: _Item) -> list[Record]:
+    def _records(self, item: _Item | _Act) -> list[Record]:
+        if isinstance(item, _Act):
+            return [(self._redacted(item.body), item.unix_ns)]
         self._journal.know(item.who.policy, item.mono_ns)
         return [(self._redacted(body), item.unix_ns) for body in _bodies(item)]
 

@@ -21,6 +21,7 @@ import click
 import structlog
 
 from gateway.control import clock, config, configkeys, ctlclient, daemon, keysfile, statedir
+from gateway.control.actor import current
 from gateway.control.clientkeeper import ClientKeeper, endpoint_of
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.confighistory import History
@@ -353,7 +354,7 @@ class Client:
         if self._keeper is None:
             return
         for live in list(self._keeper.sessions):
-            self._keeper.sessions.feed(clock.now_ns(), live, OperatorTerminate())
+            self._keeper.sessions.feed(clock.now_ns(), live, OperatorTerminate(str(current())))
 
     def _log_downgrade(self, live: Live) -> None:
         required = live.peer.config.protocol == "jump"

@@ -34,6 +34,11 @@ CODES: Final[tuple[tuple[str, type[JumpError]], ...]] = (
 )
 
 
+def code_of(error: JumpError) -> str:
+    """The code of an error in an answer."""
+    return next(name for name, kind in CODES if isinstance(error, kind))
+
+
 def owner_pid(path: Path) -> int:
     """Process that listens on a UNIX socket (SO_PEERCRED), 0 when nobody does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -20,8 +20,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.control import statedir
-from gateway.control.ctlclient import CODES, call, owner_pid
+from gateway.control import actor, statedir
+from gateway.control.ctlclient import call, code_of, owner_pid
 from gateway.errors import HostError, JumpError, Refused, TryLater, UsageError
 
 __all__ = ["ControlServer", "Handler", "OnError", "Request", "call", "owner_pid"]
@@ -111,7 +111,8 @@ class ControlServer:
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await self._serve(reader, writer)
+            with actor.acting(actor.local(writer.get_extra_info("socket"), "control")):
+                await self._serve(reader, writer)
         except (TimeoutError, ConnectionError, asyncio.CancelledError):
             writer.transport.abort()
         finally:
@@ -151,8 +152,7 @@ class ControlServer:
 
 
 def _failure(request_id: int | str | None, error: JumpError) -> bytes:
-    code = next(name for name, kind in CODES if isinstance(error, kind))
-    body = {"code": code, "message": str(error), "exit_code": error.exit_code}
+    body = {"code": code_of(error), "message": str(error), "exit_code": error.exit_code}
     return msgspec.json.encode({"id": request_id, "ok": False, "error": body}) + b"\n"
 
 

@@ -131,6 +131,8 @@ class Exchange:
         self.on_retry: Callable[[Peer], None] = lambda peer: None
         # Called when a handshake has completed.
         self.on_complete: Callable[[Peer], None] = lambda peer: None
+        # Whether a peer may begin a session now; one that has a session always may go on.
+        self.admits: Callable[[Peer], bool] = lambda peer: True
         # Told how long each took.
         self.on_took: Callable[[int], None] = lambda took_ns: None
 
@@ -160,6 +162,9 @@ class Exchange:
         peer = self._peers.by_key(opened.remote_public)
         if peer is None:
             self.counters["unknown_peer"] += 1
+            return
+        if not self.admits(peer):
+            self.counters["draining"] += 1
             return
         received, handshake = opened.verify(peer.keys), peer.started(self._timers)
         goes_first = self.keeper.goes_first(peer)

@@ -18,7 +18,9 @@ from typing import Any, Final
 import click
 import structlog
 
-from gateway.control import clock, config, configkeys, daemon, statedir
+from gateway import frames as fr
+from gateway.control import clock, config, configkeys, daemon, drain, statedir
+from gateway.control.actor import audited, current
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
 from gateway.control.confighistory import History
@@ -275,6 +277,8 @@ class Gateway:
             )
 
         handlers: dict[str, Handler] = {"status": status}
+        handlers.update(self._life.handlers())
+        self._add_peer_commands(handlers, book, records)
         if self._keeper is not None:
             docs = SessionDocs(
                 self._keeper.sessions,
@@ -285,14 +289,17 @@ class Gateway:
                 ping=Pinger(self._keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
             )
             handlers.update(docs.handlers())
-            await self._show(tunnel, self._keeper.sessions, docs, records)
-        handlers.update(self._life.handlers())
-        for name, handler in peer_handlers(book, self._install, self._uninstall).items():
-            handlers[name] = self._then_routes(handler)
+            await self._show(tunnel, self._keeper.sessions, docs, records, handlers)
         self._control = ControlServer(self._control_path(), handlers, on_error=self._handler_failed)
         await self._control.start()
         if self._config.wg_socket:
             await self._serve_wg(tunnel, handlers)
+
+    def _add_peer_commands(self, handlers: dict[str, Handler], book: PeerBook, records: Records) -> None:
+        for name, handler in peer_handlers(book, self._install, self._uninstall).items():
+            routed = self._then_routes(handler)
+            acts = name in ("peer.add", "peer.remove")
+            handlers[name] = audited(name, routed, records.audit.acted, clock.now_ns) if acts else routed
 
     async def _serve_wg(self, tunnel: Tunnel, handlers: dict[str, Handler]) -> None:
         """For WireGuard's own tools. A gateway that may not write there works without."""
@@ -315,7 +322,14 @@ class Gateway:
         else:
             self._wg = server
 
-    async def _show(self, tunnel: Tunnel, sessions: Sessions, docs: SessionDocs, records: Records) -> None:
+    async def _show(
+        self,
+        tunnel: Tunnel,
+        sessions: Sessions,
+        docs: SessionDocs,
+        records: Records,
+        handlers: dict[str, Handler],
+    ) -> None:
         """Open the stats endpoint, from before the first packet until after the last."""
         self._seen = Observed(
             interface=self._config.interface,
@@ -324,6 +338,10 @@ class Gateway:
             sessions=sessions,
             docs=docs,
             records=records,
+            commands=handlers,
+        )
+        handlers["drain"] = audited(
+            "drain", partial(drain.command, self._seen), records.audit.acted, clock.now_ns
         )
         if self._make_surface is not None:
             self._surface = self._make_surface(self._seen, self._config.stats, self._log)
@@ -374,7 +392,7 @@ class Gateway:
         """A peer that is removed leaves no session behind."""
         session = self._keeper.sessions.of(peer.slot) if self._keeper is not None else None
         if session is not None and self._keeper is not None:
-            self._keeper.sessions.feed(clock.now_ns(), session, OperatorTerminate())
+            self._keeper.sessions.feed(clock.now_ns(), session, OperatorTerminate(str(current())))
 
     # --- another configuration --------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ Rule: imports point down, so whoever shows a gateway (``ops``) is handed to it b
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import structlog
 
 from gateway.control.configmodel import Stats
 from gateway.control.records import Records
-from gateway.control.sessiondocs import SessionDocs
+from gateway.control.sessiondocs import Handler, SessionDocs
 from gateway.control.sessions import Sessions
 from gateway.control.tunnel import Tunnel
 from gateway.control.watch import Watch
@@ -39,6 +39,7 @@ class Observed:
     sessions: Sessions
     docs: SessionDocs
     records: Records
+    commands: Mapping[str, Handler] = field(default_factory=dict)  # those of the control socket
     phase: Phase = Phase.STARTING
     watch: Watch = field(init=False)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.constants import NS_PER_MS, NS_PER_S
-from gateway.control import auditread, auditwhy, clock
+from gateway.control import actor, auditread, auditwhy, clock
 from gateway.control.auditlog import AuditLog, Told
 from gateway.control.sessions import Live, Sessions
 from gateway.core import inputs as inp
@@ -168,8 +168,8 @@ class SessionDocs:
             "timeline": self.timeline,
             "why": self.why,
             "events": self.events,
-            "switch": self.switch,
-            "terminate": self.terminate,
+            "switch": actor.audited("switch", self.switch, self._audit.acted, self._now_ns),
+            "terminate": actor.audited("terminate", self.terminate, self._audit.acted, self._now_ns),
             "ping": self.ping,
         }
 
@@ -293,7 +293,7 @@ class SessionDocs:
         live = self.find(_text(args, "session"))
         path_id = _number(args, "path_id", 0, 255)
         self._require_target(live, path_id)
-        turn = self._feed(live, inp.OperatorSwitch(path_id))
+        turn = self._feed(live, inp.OperatorSwitch(path_id, str(actor.current())))
         self._raise_denied(turn)
         started = any(event.name == "REATTACH_ATTEMPT" for event in turn.events)
         result = "advised" if live.core.role is Role.GATEWAY else "started" if started else "asked"
@@ -326,7 +326,7 @@ class SessionDocs:
         """End a session for good (T18)."""
         live = self.find(_text(args, "session"))
         before = summary(live, self._now_ns())
-        self._feed(live, inp.OperatorTerminate())
+        self._feed(live, inp.OperatorTerminate(str(actor.current())))
         if not live.core.ended:
             raise JumpError("the session did not end")
         return {

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from gateway.control import actor
 from gateway.control.ctlclient import owner_pid
 from gateway.control.wgsocket import (
     LINE_MAX_BYTES,
@@ -130,8 +131,9 @@ class WgServer:
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lines = _Lines(reader, self._client_timeout_s)
         try:
-            while await self._serve(lines, writer):
-                await asyncio.wait_for(writer.drain(), self._client_timeout_s)
+            with actor.acting(actor.local(writer.get_extra_info("socket"), "wg")):
+                while await self._serve(lines, writer):
+                    await asyncio.wait_for(writer.drain(), self._client_timeout_s)
         except (TimeoutError, ConnectionError, asyncio.CancelledError, EOFError):
             writer.transport.abort()
         finally:

@@ -236,9 +236,10 @@ class ChallengeAnswered(Input):
 
 @dataclass(frozen=True, slots=True)
 class OperatorSwitch(Input):
-    """An operator asks for a switch to ``path_id`` (0 = whichever is best)."""
+    """An operator asks for a switch to ``path_id`` (0 = whichever is best). ``by`` names him, for the record alone."""
 
     path_id: int = 0
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,9 @@ class OperatorPing(Input):
 
 @dataclass(frozen=True, slots=True)
 class OperatorTerminate(Input):
-    """An operator ends the session."""
+    """An operator ends the session. ``by`` names him, for the record alone."""
+
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,5 +294,7 @@ def _input(body: dict[str, Any]) -> str:
     if body["event"] != "INPUT":
         name = str(body["event"])
         return {"TIMER": "a timer was due", "RESTORE": "the process restarted"}.get(name, name)
-    fields = " ".join(f"{name}={value}" for name, value in (body.get("fields") or {}).items())
-    return f"{body['input']} {fields}".rstrip()
+    values = dict(body.get("fields") or {})
+    by = values.pop("by", "")
+    fields = " ".join(f"{name}={value}" for name, value in values.items())
+    return f"{body['input']} {fields}".rstrip() + (f"  by {by}" if by else "")

@@ -142,7 +142,7 @@ def test_an_operators_switch(jvpn: Jvpn, places: Path) -> None:
     assert soon.exit_code == 75
     assert "denied: HYSTERESIS_NOT_MET; it may pass in 149" in soon.stderr
     why = jvpn("why", "gw")
-    assert "because  OperatorSwitch path_id=2" in why.stdout
+    assert f"because  OperatorSwitch path_id=2  by uid:{os.geteuid()} via control" in why.stdout
     assert "row T6: operator or policy asks for a switch" in why.stdout
 
 
@@ -190,10 +190,20 @@ def test_every_action_is_an_input_in_the_journal(jvpn: Jvpn, places: Path) -> No
     with running(places):
         jvpn("switch", "gw", "2")
         jvpn("terminate", "phone", "-y")
+        assert jvpn("switch", "phone", "1").exit_code == 4
     exported = [json.loads(line) for line in jvpn("audit", "export").stdout.splitlines()]
-    inputs = [body["input"] for body in exported if body["event"] == "INPUT"]
-    assert {"OperatorSwitch", "OperatorTerminate"} <= set(inputs)
+    by = {body["input"]: body["fields"].get("by") for body in exported if body["event"] == "INPUT"}
+    me = f"uid:{os.geteuid()}"
+    assert by["OperatorSwitch"] == by["OperatorTerminate"] == f"{me} via control"
+    acts = [body for body in exported if body["event"] == "OPERATOR_ACTION"]
+    assert [(act["action"], act["target"], act["outcome"]) for act in acts] == [
+        ("switch", GW_ID.hex(), "done"),
+        ("terminate", PHONE_ID.hex(), "done"),
+        ("switch", "phone", "not_found"),
+    ]
+    assert {(act["by"], act["via"]) for act in acts} == {(me, "control")}
     assert jvpn("audit", "replay").exit_code == 0
+    assert jvpn("audit", "verify").exit_code == 0
 
 
 # --- events ------------------------------------------------------------------------------------------------------
