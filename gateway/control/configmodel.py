@@ -87,6 +87,14 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Operator:
+    """Who may act by TCP, and the token that shows it."""
+
+    name: str
+    token: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """The stats endpoint. ``socket`` is ``None`` for the default place in the runtime directory."""
 
@@ -98,6 +106,9 @@ class Stats:
     tls: Tls | None = None
     per_session: bool = False
     wireguard_names: bool = False
+    operators: tuple[Operator, ...] = ()
+    operator_certificates: frozenset[str] = frozenset()  # common names that may act
+    open_health: bool = False  # /livez and /readyz ask for neither token nor certificate
 
 
 NO_STATS: Final = Stats(enabled=False)

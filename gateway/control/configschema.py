@@ -99,7 +99,7 @@ class ControlTable(Table, frozen=True):
 
 
 class StatsTable(Table, frozen=True):
-    """The stats endpoint: HTTP, read only, for monitoring."""
+    """The stats endpoint: HTTP, for monitoring, and for operators who are allowed to act."""
 
     enabled: bool = True
     listen: list[str] = msgspec.field(default_factory=lambda: [f"127.0.0.1:{DEFAULT_PORT + 1}"])
@@ -111,6 +111,9 @@ class StatsTable(Table, frozen=True):
     tls_client_ca_file: str = ""
     per_session: bool = False
     wireguard_names: bool = False
+    operator_token_file: str = ""
+    operator_certificates: list[str] = []
+    open_health: bool = False
 
 
 class PeerTable(Table, frozen=True):

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from gateway.control import configfields, keysfile
+from gateway.control import configfields, configoperators, keysfile
 from gateway.control.configmodel import Stats, Tls
 from gateway.control.configpeers import Origin
 from gateway.control.configreport import Problems
@@ -30,6 +30,7 @@ def read_stats(table: StatsTable, problems: Problems, origin: Origin) -> Stats:
     token, tls = _token(table, problems, origin), _tls(table, problems, origin)
     _guard(listen, token, tls, problems)
     hosts = problems.check_each("stats.hosts", _host, table.hosts)
+    certified = tls is not None and tls.client_ca is not None
     return Stats(
         enabled=table.enabled,
         listen=tuple(dict.fromkeys(listen)),
@@ -39,6 +40,9 @@ def read_stats(table: StatsTable, problems: Problems, origin: Origin) -> Stats:
         tls=tls,
         per_session=table.per_session,
         wireguard_names=table.wireguard_names,
+        operators=configoperators.read_tokens(table.operator_token_file, token, problems, origin),
+        operator_certificates=configoperators.read_names(table.operator_certificates, certified, problems),
+        open_health=table.open_health,
     )
 
 

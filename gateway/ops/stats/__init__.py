@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stats endpoint: a gateway's state over HTTP, read only."""
+"""The stats endpoint: a gateway's state over HTTP, to read, and for operators to act."""

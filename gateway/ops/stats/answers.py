@@ -11,35 +11,29 @@ from aiohttp import web
 from gateway import __version__
 from gateway.constants import NS_PER_S
 from gateway.control import clock
+from gateway.control.actor import Actor
 from gateway.control.observed import Observed, Phase
 from gateway.control.status import counters
 from gateway.control.watch import Watch
 from gateway.core.states import LIVE
 from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
 from gateway.net import tun
-from gateway.ops.stats.access import Denied
+from gateway.ops.stats.access import READING, Denied
+from gateway.ops.stats.actions import ACTS, Actions, place, refused
 from gateway.ops.stats.api import Api, Hold
 from gateway.ops.stats.box import Box
 from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition
 from gateway.ops.stats.openapi import DOCUMENT
-from gateway.ops.stats.reply import document, plain
+from gateway.ops.stats.reply import Denial, document, plain
 from gateway.ops.stats.series import Series, SessionSeries, WireguardSeries
 from gateway.ops.stats.tally import Tally
 
 LIVE_SCHEMA: Final = "jvpn.livez/1"
-SESSION_FOLDER: Final = "/api/v1/sessions"
+SESSION: Final = "/api/v1/sessions/{}"
 READY_SCHEMA: Final = "jvpn.readyz/1"
 STATS_SCHEMA: Final = "jvpn.stats/1"
 
 Page = Callable[[web.BaseRequest, Hold], Awaitable[web.StreamResponse]]
-
-
-class Denial(Exception):
-    """A document that is not given."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.denied = Denied(status, code, message)
 
 
 class Pages:
@@ -55,6 +49,7 @@ class Pages:
         self._box = Box()
         self._tally = Tally(seen.records.audit)
         self._api = api = Api(seen)
+        self._actions = Actions(seen)
         self._routes: dict[str, Page] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -77,12 +72,28 @@ class Pages:
         self._tally.stop()
         self._api.stop()
 
-    async def answer(self, request: web.BaseRequest, hold: Hold) -> web.StreamResponse:
-        """The document under the request's path; ``Denial`` says why there is none."""
-        folder, _, name = request.path.rpartition("/")
-        page = self._api.session if folder == SESSION_FOLDER and name else self._routes.get(request.path)
-        if page is None:
+    async def answer(self, request: web.BaseRequest, hold: Hold, who: Actor | Denied) -> web.StreamResponse:
+        """The document under the request's path; ``Denial`` says why there is none. ``who`` acts, or may not."""
+        address, name = place(request.rel_url.raw_path)
+        page, acts = self._page(request.path, address), ACTS.get(address, {})
+        allowed = (*(READING if page is not None else ()), *acts)
+        if not allowed:
             raise Denial(404, "not_found", "no such address; /openapi.json lists them")
+        if request.method not in allowed:
+            allow = ", ".join(allowed)
+            raise Denial(405, "method", f"this address knows {allow}", ("Allow", allow))
+        if page is not None and request.method in READING:
+            return await self._read(page, request, hold)
+        if isinstance(who, Denied):
+            raise refused(who)
+        return await self._actions.answer(acts[request.method], name, request, who)
+
+    def _page(self, path: str, address: str) -> Page | None:
+        return self._api.session if address == SESSION else self._routes.get(path)
+
+    async def _read(self, page: Page, request: web.BaseRequest, hold: Hold) -> web.StreamResponse:
+        if request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers:
+            raise Denial(413, "body", "who reads sends no body")
         try:
             return await page(request, hold)
         except NotFound as error:

@@ -85,8 +85,7 @@ class Api:
     async def session(self, request: web.BaseRequest, _hold: Hold) -> web.StreamResponse:
         """One session; the last part of the path names it."""
         _known(request.query)
-        selector = request.path.rpartition("/")[2]
-        return document(await self._seen.docs.one({"session": selector}))
+        return document(await self._seen.docs.one({"session": request.rel_url.name}))
 
     async def paths(self, request: web.BaseRequest, _hold: Hold) -> web.StreamResponse:
         """The paths of a page of sessions."""

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, get_args
 
 from gateway import __version__
-from gateway.core.states import LIVE
+from gateway.control.configschema import Protocol, Roaming
+from gateway.core.states import LIVE, State
 
 Schema = dict[str, Any]
 
@@ -43,13 +45,17 @@ def _document(name: str, **properties: Schema) -> Schema:
     return _object(schema={"type": "string", "const": f"jvpn.{name}/1"}, **properties)
 
 
+def _state(states: Iterable[State]) -> Schema:
+    return {"type": "string", "enum": [state.name for state in states]}
+
+
 _SUMMARY: Final[dict[str, Schema]] = {
     "session_id": _TEXT,
     "peer": _TEXT,
     "role": _TEXT,
     "stock": _FLAG,
     "suite": _TEXT,
-    "state": {"type": "string", "enum": [state.name for state in LIVE]},
+    "state": _state(LIVE),
     "since_s": _NUMBER,
     "age_s": _NUMBER,
     "state_version": _WHOLE,
@@ -120,6 +126,27 @@ _BOX: Final = _object(
     process=_PROCESS,
 )
 
+_PEER: Final = _object(
+    name=_TEXT,
+    public_key=_TEXT,
+    has_preshared_key=_FLAG,
+    allowed_ips=_list(_TEXT),
+    endpoint=_TEXT,
+    keepalive_s=_WHOLE,
+    roaming=_TEXT,
+    protocol=_TEXT,
+    managed=_FLAG,
+)
+_GATEWAY: Final = _object(
+    interface=_TEXT,
+    public_key=_TEXT,
+    endpoint=_TEXT,
+    listen=_list(_TEXT),
+    mtu=_WHOLE,
+    dns=_list(_TEXT),
+    routes=_list(_TEXT),
+)
+
 SCHEMAS: Final[dict[str, Schema]] = {
     "Livez": _document("livez", live=_FLAG, problems=_list(_TEXT)),
     "Readyz": _document("readyz", ready=_FLAG, phase=_TEXT, checks=_map(_FLAG)),
@@ -150,51 +177,101 @@ SCHEMAS: Final[dict[str, Schema]] = {
         last=_maybe(_TEXT),
         paths=_list(_object(session_id=_TEXT, peer=_TEXT, **_PATH)),
     ),
+    "Acted": _document("action", action=_TEXT, result=_TEXT, **_SUMMARY | {"state": _state(State)}),
+    "Drain": _document("drain", phase=_TEXT, sessions=_WHOLE),
+    "Peer": _document("peer", peer=_PEER, gateway=_GATEWAY),
+    "PeerRemoved": _document("peer-removed", peer=_PEER),
     "Audit": _document("audit", journal=_map(_WHOLE), file=_maybe(_TEXT), records=_list({"type": "object"})),
     "Error": _document("error", error=_object(code=_TEXT, message=_TEXT)),
 }
+
+
+# What an action is told.
+REQUESTS: Final[dict[str, Schema]] = {
+    "Switch": _object(path={**_WHOLE, "minimum": 0, "maximum": 255}),
+    "DrainWanted": _object(on=_FLAG),
+    "NewPeer": {
+        **_object(
+            name=_TEXT,
+            public_key=_TEXT,
+            preshared_key=_TEXT,
+            allowed_ips=_list(_TEXT),
+            endpoint=_TEXT,
+            keepalive=_TEXT,
+            roaming={"type": "string", "enum": list(get_args(Roaming))},
+            protocol={"type": "string", "enum": list(get_args(Protocol))},
+        ),
+        "required": ["name", "public_key"],
+    },
+    "Nothing": _object(),
+}
+
+
+# --- operations --------------------------------------------------------------------------------------------------
 
 
 def _content(kind: str, schema: Schema) -> Schema:
     return {"content": {kind: {"schema": schema}}}
 
 
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _get(tells: str, answer: Schema, *parameters: Schema, **more: str) -> Schema:
-    responses = {"200": {"description": tells, **answer}}
-    for status, why in {
-        "default": "refused",
-        **{key.lstrip("_"): text for key, text in more.items()},
-    }.items():
-        body = _content("application/json", _ref("Error")) if status == "default" else answer
-        responses[status] = {"description": why, **body}
-    return {"get": {"summary": tells, "parameters": list(parameters), "responses": responses}}
-
-
 def _json(name: str) -> Schema:
-    return _content("application/json", _ref(name))
+    return _content("application/json", {"$ref": f"#/components/schemas/{name}"})
 
 
-def _query(name: str, tells: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "query", "description": tells, "schema": schema}
+def _parameter(name: str, where: str, tells: str, schema: Schema = _TEXT) -> Schema:
+    return {"name": name, "in": where, "description": tells, "schema": schema, "required": where == "path"}
 
 
-_LIMIT: Final = _query("limit", "how many at most", {**_WHOLE, "minimum": 1, "maximum": 500, "default": 100})
-_AFTER: Final = _query("after", "the last session id of the page before", _TEXT)
-_ID: Final = {
-    "name": "id",
-    "in": "path",
-    "required": True,
-    "description": "session id or peer",
-    "schema": _TEXT,
+def _operation(tells: str, answers: Mapping[str, tuple[str, Schema]], *parameters: Schema) -> Schema:
+    responses = {status: {"description": why, **content} for status, (why, content) in answers.items()}
+    responses["default"] = {"description": "refused", **_json("Error")}
+    return {"summary": tells, "parameters": list(parameters), "responses": responses}
+
+
+def _get(tells: str, answer: Schema, *parameters: Schema, unwell: str = "") -> Schema:
+    """What is read; ``unwell``: what the same document means under 503."""
+    answers = {"200": (tells, answer)} | ({"503": (unwell, answer)} if unwell else {})
+    return {"get": _operation(tells, answers, *parameters)}
+
+
+def _act(
+    method: str, tells: str, answer: str, *parameters: Schema, body: str = "", status: str = "200"
+) -> Schema:
+    """What an operator does: the errors that are a matter of the request."""
+    answers = {status: (tells, _json(answer))} | {
+        code: (why, _json("Error")) for code, why in _REFUSALS.items() if body or code not in _OF_BODIES
+    }
+    operation = {**_operation(tells, answers, *parameters), "security": [{"token": []}, {"certificate": []}]}
+    if body:
+        operation["requestBody"] = {"required": body != "Nothing", **_json(body)}
+    return {method: operation}
+
+
+_OF_BODIES: Final = frozenset({"400", "411", "413", "415"})
+_REFUSALS: Final = {
+    "400": "the body is no JSON",
+    "401": "no operator's token or certificate",
+    "403": "whoever this is may not act, or another site asks",
+    "404": "there is no such session, path or peer",
+    "409": "a policy or what is there already does not allow it",
+    "411": "the body has no Content-Length",
+    "413": "the body is too large",
+    "415": "the body is not application/json",
+    "422": "the body is JSON and makes no sense",
+    "429": "too soon: Retry-After says when",
 }
-_EVENTS_ONLY: Final = _query("events", "without what led to them", {**_FLAG, "default": False})
-_SESSION: Final = _query("session", "of this session alone", _TEXT)
-_SINCE: Final = _query("since", "those after this number that are still in memory first", _WHOLE)
-_LAST: Final = {"name": "Last-Event-ID", "in": "header", "description": "go on after it", "schema": _TEXT}
+_LIMIT: Final = _parameter(
+    "limit", "query", "how many at most", {**_WHOLE, "minimum": 1, "maximum": 500, "default": 100}
+)
+_AFTER: Final = _parameter("after", "query", "the last session id of the page before")
+_ID: Final = _parameter("id", "path", "session id or peer")
+_NAME: Final = _parameter("name", "path", "name or public key of a peer")
+_EVENTS_ONLY: Final = _parameter("events", "query", "without what led to them", {**_FLAG, "default": False})
+_SESSION: Final = _parameter("session", "query", "of this session alone")
+_SINCE: Final = _parameter(
+    "since", "query", "those after this number that are still in memory first", {**_WHOLE, "minimum": 0}
+)
+_LAST: Final = _parameter("Last-Event-ID", "header", "go on after it")
 
 DOCUMENT: Final[Schema] = {
     "openapi": "3.1.0",
@@ -204,22 +281,55 @@ DOCUMENT: Final[Schema] = {
         "license": {"name": "Apache-2.0"},
     },
     "paths": {
-        "/livez": _get("Loop and data plane move.", _json("Livez"), _503="something does not move"),
-        "/readyz": _get("Traffic may be sent here.", _json("Readyz"), _503="a check fails"),
+        "/livez": _get("Loop and data plane move.", _json("Livez"), unwell="something does not move"),
+        "/readyz": _get("Traffic may be sent here.", _json("Readyz"), unwell="a check fails"),
         "/stats": _get("Counters and the box.", _json("Stats")),
         "/metrics": _get("Metrics for Prometheus.", _content("text/plain", _TEXT)),
         "/openapi.json": _get("This document.", _content("application/json", {"type": "object"})),
         "/api/v1/sessions": _get("A page of living sessions.", _json("Sessions"), _LIMIT, _AFTER),
         "/api/v1/sessions/{id}": _get("One session.", _json("Session"), _ID),
+        "/api/v1/sessions/{id}/switch": _act(
+            "post",
+            "Ask for a switch to a path, 0: the best. To the path that is active already: 409.",
+            "Acted",
+            _ID,
+            body="Switch",
+        ),
+        "/api/v1/sessions/{id}/terminate": _act(
+            "post",
+            "End a session for good. Once more: 404, or, by the name of a peer who came back, its next session.",
+            "Acted",
+            _ID,
+            body="Nothing",
+        ),
         "/api/v1/paths": _get("The paths of a page of sessions.", _json("Paths"), _LIMIT, _AFTER),
         "/api/v1/events": _get(
             "Events as they happen.", _content("text/event-stream", _TEXT), _SESSION, _SINCE, _LAST
         ),
         "/api/v1/audit": _get("The journal's newest records.", _json("Audit"), _LIMIT, _EVENTS_ONLY),
+        "/api/v1/drain": _act(
+            "post",
+            "Take no new sessions, or take them again. The same again changes nothing.",
+            "Drain",
+            body="DrainWanted",
+        ),
+        "/api/v1/peers": _act(
+            "post",
+            "Add a peer by its public key; without allowed_ips the pool gives some. Once more: 409.",
+            "Peer",
+            body="NewPeer",
+            status="201",
+        ),
+        "/api/v1/peers/{name}": _act(
+            "delete", "Remove a peer; its session ends. Once more: 404.", "PeerRemoved", _NAME
+        ),
     },
     "components": {
-        "schemas": SCHEMAS,
-        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        "schemas": SCHEMAS | REQUESTS,
+        "securitySchemes": {
+            "token": {"type": "http", "scheme": "bearer"},
+            "certificate": {"type": "mutualTLS"},
+        },
     },
-    "security": [{"token": []}, {}],
+    "security": [{"token": []}, {"certificate": []}, {}],
 }

@@ -12,7 +12,15 @@ from gateway.ops.stats.access import Denied
 
 ERROR: Final = "jvpn.error/1"
 HEADERS: Final = {"Server": "jvpn", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_MORE: Final = {401: {"WWW-Authenticate": 'Bearer realm="jvpn"'}, 405: {"Allow": "GET, HEAD"}}
+_MORE: Final = {401: {"WWW-Authenticate": 'Bearer realm="jvpn"'}}
+
+
+class Denial(Exception):
+    """A document that is not given."""
+
+    def __init__(self, status: int, code: str, message: str, *more: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.denied = Denied(status, code, message, more)
 
 
 def plain(body: bytes, content_type: str, status: int = 200, **headers: str) -> web.Response:
@@ -30,4 +38,5 @@ def document(body: dict[str, Any], status: int = 200, **headers: str) -> web.Res
 def refusal(denied: Denied) -> web.Response:
     """An error in the words of the command line's errors."""
     error = {"code": denied.code, "message": denied.message}
-    return document({"schema": ERROR, "error": error}, denied.status, **_MORE.get(denied.status, {}))
+    more = _MORE.get(denied.status, {}) | dict(denied.more)
+    return document({"schema": ERROR, "error": error}, denied.status, **more)

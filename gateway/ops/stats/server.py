@@ -24,13 +24,14 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from gateway.control import statedir
+from gateway.control.actor import Actor, uid_of
 from gateway.control.configfields import Endpoint
 from gateway.control.configmodel import Stats, Tls
 from gateway.control.observed import Observed
-from gateway.ops.stats.access import Access, Denied
-from gateway.ops.stats.answers import Denial, Pages
+from gateway.ops.stats.access import NOBODY, Access, Caller, Denied
+from gateway.ops.stats.answers import Pages
 from gateway.ops.stats.listener import Listener
-from gateway.ops.stats.reply import refusal
+from gateway.ops.stats.reply import Denial, refusal
 
 # Each listener's own: whoever fills the TCP one leaves the UNIX socket free.
 CONNECTIONS_MAX: Final = 64
@@ -40,8 +41,11 @@ LINE_MAX_BYTES: Final = 4096
 HEADERS_MAX: Final = 64
 # Who is asked to stop has this long to finish its answer.
 STOP_S: Final = 1.0
+# A certificate without a common name proves its authority all the same; no name of a configuration is this one.
+_NAMELESS: Final = " "
 
-Ask = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+# Answers a request that was let in; who acts, or why he may not, goes along.
+Ask = Callable[[web.BaseRequest, Actor | Denied], Awaitable[web.StreamResponse]]
 
 # aiohttp would log every malformed request with its traceback.
 _SILENT: Final = logging.Logger("stats", logging.CRITICAL + 1)
@@ -105,10 +109,12 @@ class Door(web.Server):
         self._arm(request.protocol, transport)
         own = request.protocol.sockname
         address = own[0] if isinstance(own, tuple) else ""
-        denied = self.access.judge(request.method, request.headers, address, request.scheme)
-        response = refusal(denied) if denied is not None else await self._ask(request)
-        if denied is not None:
-            response.force_close()
+        caller = _caller(transport, self.access)
+        denied = self.access.judge(request.headers, address, request.scheme, request.path, caller)
+        if denied is None:
+            return await self._ask(request, self.access.operator(request.headers, caller))
+        response = refusal(denied)
+        response.force_close()
         return response
 
 
@@ -203,14 +209,14 @@ class StatsServer:
     async def _listen_tcp(self, at: Endpoint, context: ssl.SSLContext | None) -> None:
         family = socket.AF_INET6 if ":" in at.host else socket.AF_INET
         sock = socket.create_server((at.host, at.port), family=family, backlog=CONNECTIONS_MAX)
-        self._listen(sock, Access(self._settings.hosts, self._settings.token), context)
+        self._listen(sock, _access(self._settings), context)
 
     async def _listen_unix(self) -> None:
         path = self._settings.socket or statedir.stats_socket(self._seen.interface)
         statedir.ensure_dir(path.parent)
         sock = _bind_unix(path)
         self._socket_path = path
-        self._listen(sock, Access(local=True), None)
+        self._listen(sock, Access(local=True, own_uid=os.geteuid()), None)
 
     def _listen(self, sock: socket.socket, access: Access, context: ssl.SSLContext | None) -> None:
         sock.setblocking(False)
@@ -221,16 +227,20 @@ class StatsServer:
         self._listeners.append(listener)
 
     async def _context(self) -> ssl.SSLContext | None:
-        self._tls = tls_context(self._settings.tls) if self._settings.tls is not None else None
+        settings = self._settings
+        self._tls = tls_context(settings.tls, settings.open_health) if settings.tls is not None else None
         return self._tls
 
     # --- answers ----------------------------------------------------------------------------------------------
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _answer(self, request: web.BaseRequest, who: Actor | Denied) -> web.StreamResponse:
         try:
-            return await self._pages.answer(request, self._hold)
+            return await self._pages.answer(request, self._hold, who)
         except Denial as denial:
-            return refusal(denial.denied)
+            response = refusal(denial.denied)
+            if request.body_exists:  # what was not read of it must not be taken for the next request
+                response.force_close()
+            return response
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:  # a document's fault must not end the connection without a word
@@ -242,13 +252,34 @@ class StatsServer:
             door.hold(request.protocol)
 
 
-def tls_context(files: Tls) -> ssl.SSLContext:
-    """TLS 1.2 or later; with a client CA nobody without a certificate of it gets in."""
+def _access(settings: Stats) -> Access:
+    """The rule of a TCP listener."""
+    return Access(
+        hosts=settings.hosts,
+        token=settings.token,
+        operators=settings.operators,
+        operator_certificates=settings.operator_certificates,
+        certified=settings.tls is not None and settings.tls.client_ca is not None,
+        open_health=settings.open_health,
+    )
+
+
+def _caller(transport: asyncio.BaseTransport, access: Access) -> Caller:
+    """What the kernel or TLS says of the other end."""
+    if access.local:
+        return Caller(uid_of(transport.get_extra_info("socket")))
+    subject = (transport.get_extra_info("peercert") or {}).get("subject", ())
+    names = [value for part in subject for kind, value in part if kind == "commonName"]
+    return Caller(certificate=names[-1] if names else _NAMELESS) if subject else NOBODY
+
+
+def tls_context(files: Tls, open_health: bool = False) -> ssl.SSLContext:
+    """TLS 1.2 or later; with a client CA nobody without a certificate of it gets in, but to an open health."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(files.cert, files.key)
     if files.client_ca is not None:
         context.load_verify_locations(files.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL if open_health else ssl.CERT_REQUIRED
     return context
 
 

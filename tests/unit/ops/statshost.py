@@ -7,8 +7,10 @@ The TUN device is a socket pair. Tests run inside ``serve``: one loop has the tu
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -19,12 +21,16 @@ import aiohttp
 import structlog
 import uvloop
 
-from gateway.control import clock
+from gateway.control import clock, config, drain
+from gateway.control.actor import Handler, audited
+from gateway.control.auditfile import journal_files
 from gateway.control.configfields import Endpoint as HostPort
-from gateway.control.configmodel import ON_THE_LOOP, Stats, Workers
+from gateway.control.configmodel import ON_THE_LOOP, GatewayConfig, Stats, Workers
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.gatewaykeeper import GatewayKeeper
 from gateway.control.observed import Observed, Phase
+from gateway.control.peerbook import PeerBook, peer_handlers
+from gateway.control.peersfile import PeersFile
 from gateway.control.records import Records
 from gateway.control.sessiondocs import SessionDocs
 from gateway.control.sessions import Live, address_name
@@ -38,6 +44,7 @@ from gateway.net.tun import Tun
 from gateway.net.udp import open_listen
 from gateway.noise.handshake import Identity
 from gateway.ops.stats.server import StatsServer
+from tests.unit.control.samples import GATEWAY
 
 INTERFACE: Final = "lo"  # the device is a socket pair, so something that is up stands for it
 PRIVATE: Final = bytes(range(32))
@@ -66,8 +73,26 @@ class Made:
         assert isinstance(self.tunnel.keeper, GatewayKeeper)
         self.sessions = self.tunnel.keeper.sessions
         docs = SessionDocs(self.sessions, self.records.audit, self.records.journal, interface=INTERFACE)
+        self.docs = docs
+        self.book = PeerBook(a_gateway(folder), PeersFile(folder / "state"))
         self.seen = Observed(INTERFACE, clock.now_ns(), self.tunnel, self.sessions, docs, self.records)
+        self.seen.commands = self._commands()
         self.server: StatsServer | None = None
+
+    def _commands(self) -> dict[str, Handler]:
+        """Those of a gateway that are asked for here, put together as it does."""
+        peers = peer_handlers(self.book, self.tunnel.add_peer, self._uninstall)
+        acts = {"drain": partial(drain.command, self.seen)} | {
+            name: peers[name] for name in ("peer.add", "peer.remove")
+        }
+        write = self.records.audit.acted
+        wrapped = {name: audited(name, act, write, clock.now_ns) for name, act in acts.items()}
+        return {**self.docs.handlers(), **wrapped}
+
+    def _uninstall(self, peer: PeerConfig) -> None:
+        live = self.tunnel.peers.by_key(peer.public_key)
+        if live is not None:
+            self.tunnel.peers.remove(live)
 
     @property
     def socket_path(self) -> Path:
@@ -84,6 +109,14 @@ class Made:
         live = self.sessions.create(now_ns, peer, Role.GATEWAY, ident, Policy(), first, at, stock=True)
         self.sessions.feed(now_ns, live, inp.Confirmed(SOMEWHERE))
         return live
+
+    def journal(self) -> list[dict[str, Any]]:
+        """All records so far, written down first."""
+        self.records.audit.hurry()
+        while self.records.audit.queued:
+            time.sleep(0.005)
+        files = journal_files(self.records.journal, INTERFACE)
+        return [json.loads(line) for file in files for line in file.path.read_text().splitlines()]
 
     def move(self, live: Live, port: int) -> None:
         """The peer roams: its session switches to another port."""
@@ -120,6 +153,12 @@ async def serving(
     finally:
         await made.server.stop()
         made.close()
+
+
+def a_gateway(folder: Path) -> GatewayConfig:
+    """A configuration whose pool gives addresses to peers."""
+    pool = '[pool]\nipv4 = "10.99.0.0/24"\n'
+    return config.parse_gateway(GATEWAY + pool, str(folder / "g.toml"), folder, {})
 
 
 def base(made: Made) -> str:

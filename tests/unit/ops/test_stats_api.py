@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import statistics
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from gateway.control.keysfile import encode_key
 from gateway.core import inputs as inp
+from gateway.ops.stats.actions import ACTS
 from gateway.ops.stats.api import FOLLOWERS_MAX, TAIL_BYTES, newest
 from gateway.ops.stats.openapi import DOCUMENT, SCHEMAS
 from tests.unit.ops.statshost import PRIVATE, PSK, Made, base, get, on_loop, serving
@@ -85,8 +87,14 @@ def test_the_document_names_every_address_and_no_other(tmp_path: Path) -> None:
     async def work() -> None:
         async with serving(tmp_path) as made:
             assert made.server is not None
-            routes = {*made.server._pages._routes, "/api/v1/sessions/{id}"}
-            assert set(DOCUMENT["paths"]) == routes
+            pages = {(path, "get") for path in (*made.server._pages._routes, "/api/v1/sessions/{}")}
+            acts = {(path, method.lower()) for path, acts in ACTS.items() for method in acts}
+            told = {
+                (re.sub(r"{\w+}", "{}", path), method)
+                for path, one in DOCUMENT["paths"].items()
+                for method in one
+            }
+            assert told == pages | acts
             assert (await get(made, "/openapi.json"))[1] == json.loads(json.dumps(DOCUMENT))
 
     on_loop(work)
