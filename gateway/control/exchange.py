@@ -240,6 +240,10 @@ class Exchange:
 
     def wanted(self, now_ns: int, peer: Peer) -> None:
         """The data plane needs a new key for this peer."""
+        if not self.admits(peer):
+            self.counters["draining"] += 1
+            self._give_up(peer)
+            return
         peer.wanted = True
         handshake = peer.started(self._timers)
         if now_ns < peer.not_before_ns:
