@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -14,13 +14,14 @@ from gateway.control import clock
 from gateway.control.actor import Actor
 from gateway.control.observed import Observed, Phase
 from gateway.control.status import counters
-from gateway.control.watch import Watch
+from gateway.control.watch import Histogram, Watch
 from gateway.core.states import LIVE
 from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
 from gateway.net import tun
+from gateway.ops.dashboard.handlers import Dashboard, Sources
 from gateway.ops.stats.access import READING, Denied
 from gateway.ops.stats.actions import ACTS, Actions, place, refused
-from gateway.ops.stats.api import Api, Hold
+from gateway.ops.stats.api import Api, Hold, page_of
 from gateway.ops.stats.box import Box
 from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition
 from gateway.ops.stats.openapi import DOCUMENT
@@ -50,7 +51,17 @@ class Pages:
         self._tally = Tally(seen.records.audit)
         self._api = api = Api(seen)
         self._actions = Actions(seen)
+        self._dashboard = Dashboard(
+            Sources(
+                self.stats_document,
+                lambda: counters(seen.tunnel),
+                page_of,
+                api.sessions_document,
+                api.paths_document,
+            )
+        )
         self._routes: dict[str, Page] = {
+            "/": self._dashboard.page,
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/stats": self._stats,
@@ -89,7 +100,9 @@ class Pages:
         return await self._actions.answer(acts[request.method], name, request, who)
 
     def _page(self, path: str, address: str) -> Page | None:
-        return self._api.session if address == SESSION else self._routes.get(path)
+        return (
+            self._api.session if address == SESSION else self._routes.get(path) or self._dashboard.file(path)
+        )
 
     async def _read(self, page: Page, request: web.BaseRequest, hold: Hold) -> web.StreamResponse:
         if request.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in request.headers:
@@ -106,6 +119,10 @@ class Pages:
             raise Denial(503, "try_later", str(error)) from None
         except JumpError as error:
             raise Denial(503, "failed", str(error)) from None
+
+    def open(self, request: web.BaseRequest) -> web.Response | None:
+        """What is given to somebody without a token: nothing that is this gateway's."""
+        return self._dashboard.open(request)
 
     # --- health -----------------------------------------------------------------------------------------------
 
@@ -136,10 +153,15 @@ class Pages:
     # --- stats ------------------------------------------------------------------------------------------------
 
     async def _stats(self, _request: web.BaseRequest, _hold: Hold) -> web.Response:
+        return document(await self.stats_document())
+
+    async def stats_document(self) -> dict[str, Any]:
+        """``jvpn.stats/1``."""
         seen, tunnel = self._seen, self._seen.tunnel
-        body = {
+        return {
             "schema": STATS_SCHEMA,
             "version": __version__,
+            "unix_s": clock.unix_ns() / NS_PER_S,
             "interface": seen.interface,
             "uptime_s": (clock.now_ns() - seen.started_ns) / NS_PER_S,
             "phase": seen.phase.value,
@@ -148,6 +170,7 @@ class Pages:
             "peers": len(tunnel.peers),
             "sessions": sessions_by_state(seen),
             "counters": counters(tunnel),
+            "recovery": recovery_document(self._tally.recovery),
             "audit": seen.records.audit.counters(),
             "offloads": tunnel.offloads(),
             "workers": {
@@ -157,7 +180,6 @@ class Pages:
             },
             "box": await self._box.document(),
         }
-        return document(body)
 
     async def _metrics(self, request: web.BaseRequest, _hold: Hold) -> web.Response:
         scrape = Scrape(self._seen, self._watch, self._tally, await self._box.document())
@@ -175,3 +197,8 @@ def sessions_by_state(seen: Observed) -> dict[str, int]:
     for live in seen.sessions:
         found[live.core.state.name] += 1
     return found
+
+
+def recovery_document(found: Histogram) -> dict[str, Any]:
+    """How long sessions took from leaving ATTACHED until ATTACHED again: one count more than bounds, not cumulative."""
+    return {"bounds_s": list(found.bounds), "counts": list(found.counts), "total_s": found.total}

@@ -49,7 +49,7 @@ def _whole(query: Mapping[str, str], name: str, default: int, lowest: int, most:
     return int(text)
 
 
-def _page(query: Mapping[str, str]) -> tuple[int, str]:
+def page_of(query: Mapping[str, str]) -> tuple[int, str]:
     """How many sessions, and after which."""
     _known(query, "limit", "after")
     return _whole(query, "limit", PAGE, 1, PAGE_MAX), query.get("after", "").lower()
@@ -79,8 +79,11 @@ class Api:
 
     async def sessions(self, request: web.BaseRequest, _hold: Hold) -> web.StreamResponse:
         """A page of sessions."""
-        limit, after = _page(request.query)
-        return document(await self._seen.docs.all({"limit": limit, "after": after}))
+        return document(await self.sessions_document(*page_of(request.query)))
+
+    async def sessions_document(self, limit: int, after: str) -> dict[str, Any]:
+        """The same as a document."""
+        return await self._seen.docs.all({"limit": limit, "after": after})
 
     async def session(self, request: web.BaseRequest, _hold: Hold) -> web.StreamResponse:
         """One session; the last part of the path names it."""
@@ -89,7 +92,11 @@ class Api:
 
     async def paths(self, request: web.BaseRequest, _hold: Hold) -> web.StreamResponse:
         """The paths of a page of sessions."""
-        lives, more = self._seen.docs.page(*_page(request.query))
+        return document(await self.paths_document(*page_of(request.query)))
+
+    async def paths_document(self, limit: int, after: str) -> dict[str, Any]:
+        """The same as a document."""
+        lives, more = self._seen.docs.page(limit, after)
         rows: list[dict[str, Any]] = []
         for start in range(0, len(lives), _BATCH):
             now_ns = clock.now_ns()
@@ -99,7 +106,7 @@ class Api:
             await asyncio.sleep(0)
         last = lives[-1].core.session_id.hex() if lives else None
         total = len(self._seen.sessions)
-        return document({"schema": PATHS, "sessions": total, "more": more, "last": last, "paths": rows})
+        return {"schema": PATHS, "sessions": total, "more": more, "last": last, "paths": rows}
 
     # --- events -----------------------------------------------------------------------------------------------
 

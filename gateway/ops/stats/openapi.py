@@ -153,6 +153,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
     "Stats": _document(
         "stats",
         version=_TEXT,
+        unix_s=_NUMBER,
         interface=_TEXT,
         uptime_s=_NUMBER,
         phase=_TEXT,
@@ -161,6 +162,7 @@ SCHEMAS: Final[dict[str, Schema]] = {
         peers=_WHOLE,
         sessions=_map(_WHOLE),
         counters=_map(_WHOLE),
+        recovery=_object(bounds_s=_list(_NUMBER), counts=_list(_WHOLE), total_s=_NUMBER),
         audit=_map(_WHOLE),
         offloads=_map(_FLAG),
         workers=_object(count=_WHOLE, native=_FLAG, each=_list(_map(_WHOLE))),
@@ -281,6 +283,7 @@ DOCUMENT: Final[Schema] = {
         "license": {"name": "Apache-2.0"},
     },
     "paths": {
+        "/": _get("The dashboard.", _content("text/html", _TEXT), _LIMIT, _AFTER),
         "/livez": _get("Loop and data plane move.", _json("Livez"), unwell="something does not move"),
         "/readyz": _get("Traffic may be sent here.", _json("Readyz"), unwell="a check fails"),
         "/stats": _get("Counters and the box.", _json("Stats")),

@@ -46,6 +46,8 @@ _NAMELESS: Final = " "
 
 # Answers a request that was let in; who acts, or why he may not, goes along.
 Ask = Callable[[web.BaseRequest, Actor | Denied], Awaitable[web.StreamResponse]]
+# What is given without a token, if anything.
+Unasked = Callable[[web.BaseRequest], web.StreamResponse | None]
 
 # aiohttp would log every malformed request with its traceback.
 _SILENT: Final = logging.Logger("stats", logging.CRITICAL + 1)
@@ -59,7 +61,9 @@ def make(seen: Observed, settings: Stats, log: structlog.stdlib.BoundLogger) -> 
 class Door(web.Server):
     """The connections of one listener. Each has a deadline; ``hold`` lifts it for an answer that has no end."""
 
-    def __init__(self, ask: Ask, access: Access, connections_max: int, request_s: float) -> None:
+    def __init__(
+        self, ask: Ask, unasked: Unasked, access: Access, connections_max: int, request_s: float
+    ) -> None:
         super().__init__(
             self._admit,
             handler_cancellation=True,
@@ -73,6 +77,7 @@ class Door(web.Server):
             auto_decompress=False,
         )
         self._ask = ask
+        self._unasked = unasked
         self.access = access
         self._connections_max = connections_max
         self._request_s = request_s
@@ -113,6 +118,8 @@ class Door(web.Server):
         denied = self.access.judge(request.headers, address, request.scheme, request.path, caller)
         if denied is None:
             return await self._ask(request, self.access.operator(request.headers, caller))
+        if denied.code == "token" and (shell := self._unasked(request)) is not None:
+            return shell
         response = refusal(denied)
         response.force_close()
         return response
@@ -220,7 +227,7 @@ class StatsServer:
 
     def _listen(self, sock: socket.socket, access: Access, context: ssl.SSLContext | None) -> None:
         sock.setblocking(False)
-        door = Door(self._answer, access, self._connections_max, self._request_s)
+        door = Door(self._answer, self._pages.open, access, self._connections_max, self._request_s)
         listener = Listener(sock, door, door.room, context, self._request_s)
         listener.start()
         self._doors.append(door)

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// The page alive: it reads the documents every two seconds, follows events, and draws. While the tab is hidden it only
+// follows.
+
+import { about, box, dropped, drops, headline, news, recovery } from "./cards.js";
+import { Plot } from "./charts.js";
+import { Detail } from "./detail.js";
+import { put } from "./dom.js";
+import { Denied, Missing, follow, read, remember, remembers } from "./gateway.js";
+import { History } from "./history.js";
+import { SessionList, nobody } from "./sessions.js";
+import { clock, rate } from "./units.js";
+
+const LIST_MS = 2000;
+const CHOSEN_MS = 1000;
+// What an event changed is read at once, but not more often than this.
+const SOON_MS = 200;
+const RETRY_MS = 2000;
+const FLOWS_MAX = 900;
+
+const at = (id) => document.getElementById(id);
+
+class Page {
+  constructor() {
+    this.history = new History();
+    this.skewS = 0;
+    this.place = { last: null, heard: () => this.well() };
+    this.flows = { at: [], in: [], out: [] };
+    this.before = null;
+    this.chosen = location.hash.slice(1) || null;
+    this.session = null;
+    this.soon = 0;
+    this.detail = new Detail(at("detail"), this.history, () => this.draw());
+    this.list = new SessionList(document.querySelector("#sessions .wide"), this.history, (id) => this.choose(id, true));
+    this.query = location.search;
+  }
+
+  now() {
+    return Date.now() / 1000 + this.skewS;
+  }
+
+  // --- reading ---
+
+  async readAll() {
+    const [stats, listed, paths] = await Promise.all(
+      ["/stats", `/api/v1/sessions${this.query}`, `/api/v1/paths${this.query}`].map(read));
+    this.skewS = stats.unix_s - Date.now() / 1000;
+    this.flow(stats);
+    this.list.update(listed.sessions, paths.paths);
+    for (const session of listed.sessions) {
+      const id = session.session_id;
+      this.history.born(id, stats.unix_s - session.age_s, session.state);
+      this.history.sample(id, stats.unix_s, paths.paths.filter((path) => path.session_id === id));
+    }
+    this.cards(stats, listed);
+    if (this.chosen === null && listed.sessions.length) this.choose(listed.sessions[0].session_id, false);
+    this.well();
+  }
+
+  async readChosen() {
+    const id = this.chosen;
+    if (id === null) return;
+    try {
+      const session = await read(`/api/v1/sessions/${id}`);
+      if (id !== this.chosen) return;
+      this.session = session;
+      this.history.transitions(id, session.last_transitions, this.now());
+      this.history.sample(id, this.now(), session.paths);
+    } catch (error) {
+      if (!(error instanceof Missing)) throw error;
+      this.session = null;
+    }
+  }
+
+  flow(stats) {
+    const now = { up: stats.uptime_s, in: stats.counters.tun_tx_bytes, out: stats.counters.tun_rx_bytes };
+    now.drops = dropped(stats.counters).reduce((sum, [, count]) => sum + count, 0);
+    const before = this.before, span = now.up - (before?.up ?? 0);
+    if (before && span > 0.2) {
+      const per = (name) => Math.max(0, now[name] - before[name]) / span;
+      this.rates = { in: per("in"), out: per("out"), drops: per("drops") };
+      const { flows } = this;
+      flows.at.push(stats.unix_s);
+      flows.in.push(this.rates.in);
+      flows.out.push(this.rates.out);
+      for (const list of Object.values(flows)) if (list.length > FLOWS_MAX) list.shift();
+    }
+    if (!before || span > 0.2 || span < 0) this.before = now;
+  }
+
+  // --- drawing ---
+
+  cards(stats, listed) {
+    this.firstBox ??= stats.box;
+    document.title = `${stats.sessions.ATTACHED} of ${listed.total} attached · ${stats.interface}`;
+    put(at("interface"), stats.interface);
+    put(at("about"), about(stats));
+    at("headline").replaceChildren(headline(stats.sessions, this.rates ?? null));
+    const shown = listed.sessions.length;
+    put(at("total"), shown === listed.total ? shown : `${shown} of ${listed.total}`);
+    if (!listed.total) document.querySelector("#sessions .wide").replaceChildren(nobody(stats.peers));
+    document.querySelector("#recovery div").replaceChildren(...recovery(stats.recovery));
+    document.querySelector("#drops div").replaceChildren(drops(stats.counters));
+    document.querySelector("#box div").replaceChildren(...box(stats.box, this.firstBox));
+  }
+
+  draw() {
+    if (document.hidden) return;
+    const now = this.now(), since = now - this.detail.windowS;
+    this.list.show(since, now, this.chosen);
+    if (this.chosen !== null) this.detail.show(this.session, now);
+    this.drawFlow(since, now);
+  }
+
+  drawFlow(since, now) {
+    const section = at("flow");
+    section.hidden = false;
+    this.flowRange = [since, now];
+    this.flowPlot ??= new Plot(section.querySelector(".chart"), {
+      names: ["in", "out"], format: rate, height: 92, top: 125, sync: "flow",
+      range: () => this.flowRange, readout: section.querySelector(".readout"),
+    });
+    this.flowPlot.resize();
+    this.flowPlot.show([this.flows.at, this.flows.in, this.flows.out]);
+  }
+
+  choose(id, byHand) {
+    this.chosen = id;
+    this.session = null;
+    this.detail.choose(id);
+    if (byHand) window.history.replaceState(null, "", `${location.pathname}${location.search}#${id}`);
+    this.hurry();
+  }
+
+  restyle() {
+    this.detail.restyle();
+    this.flowPlot?.end();
+    this.flowPlot = null;
+    this.draw();
+  }
+
+  // --- events ---
+
+  heard(body) {
+    const worthTelling = this.history.event(body);
+    if (body.event === "STATE_CHANGE") {
+      this.list.change(body);
+      if (body.session_id === this.chosen && this.session && body.new_state !== "TERMINATED") this.session.state = body.new_state;
+      if (this.now() - Date.parse(body.ts) / 1000 < 5) {
+        put(at("announce"), `${body.peer}: ${body.new_state}, ${body.reason}`);
+      }
+    }
+    if (!worthTelling) return;
+    this.newsDue = true;
+    this.hurry();
+  }
+
+  /** Draw and read shortly, once for many events. */
+  hurry() {
+    if (this.soon) return;
+    this.soon = setTimeout(() => {
+      this.soon = 0;
+      this.drawNews();
+      this.draw();
+      this.guarded(async () => {
+        await this.readAll();
+        await this.readChosen();
+        this.draw();
+      });
+    }, SOON_MS);
+  }
+
+  drawNews() {
+    if (!this.newsDue) return;
+    this.newsDue = false;
+    at("news").hidden = false;
+    document.querySelector("#news ol").replaceChildren(...news(this.history.news));
+  }
+
+  // --- trouble ---
+
+  well() {
+    this.lastWell = Date.now();
+    at("trouble").hidden = true;
+    document.body.classList.remove("stale");
+    put(at("live"), "● live");
+    at("live").className = "well";
+  }
+
+  ill(error) {
+    const since = this.lastWell ? ` What you see is from ${clock(this.lastWell / 1000)}.` : "";
+    put(at("trouble"), `The gateway does not answer (${error.message}).${since} Trying again.`);
+    at("trouble").hidden = false;
+    document.body.classList.add("stale");
+    put(at("live"), "○ not live");
+    at("live").className = "";
+  }
+
+  async guarded(work) {
+    try {
+      await work();
+    } catch (error) {
+      if (error instanceof Denied) askForToken();
+      else this.ill(error);
+    }
+  }
+
+  // --- running ---
+
+  run() {
+    this.every(LIST_MS, () => this.readAll());
+    this.every(CHOSEN_MS, async () => {
+      await this.readChosen();
+      this.draw();
+    });
+    this.listen();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle());
+    addEventListener("resize", () => this.draw());
+    document.addEventListener("visibilitychange", () => this.hurry());
+  }
+
+  /** Again and again, each time `ms` after the one before has ended. */
+  async every(ms, work) {
+    for (;;) {
+      if (!document.hidden) await this.guarded(work);
+      await new Promise((done) => setTimeout(done, ms));
+    }
+  }
+
+  async listen() {
+    for (;;) {
+      try {
+        for await (const { name, body } of follow(this.place)) if (name !== "MISSED") this.heard(body);
+      } catch (error) {
+        if (error instanceof Denied) askForToken();
+      }
+      await new Promise((done) => setTimeout(done, RETRY_MS));
+    }
+  }
+}
+
+function askForToken() {
+  const form = at("token");
+  if (!form.hidden) return;
+  form.hidden = false;
+  at("token-text").focus();
+}
+
+async function begin() {
+  at("token").addEventListener("submit", (event) => {
+    event.preventDefault();
+    remember(at("token-text").value.trim());
+    location.reload();
+  });
+  put(at("live"), "connecting");
+  try {
+    await read("/livez");
+  } catch (error) {
+    if (error instanceof Denied) {
+      askForToken();
+      put(at("live"), remembers() ? "that token was refused" : "a token is needed");
+      return;
+    }
+  }
+  document.body.classList.add("scripted");
+  at("page").hidden = false;
+  new Page().run();
+}
+
+begin();
