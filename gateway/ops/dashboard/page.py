@@ -209,18 +209,26 @@ def _bar(share: float) -> Markup:
     return tag("svg", rect, class_="bar", viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true")
 
 
-def _table(caption: str, rows: Iterable[tuple[object, float | None, object]]) -> Markup:
-    """Rows of a name, a bar or none, and a number."""
+def _table(caption: str, rows: Iterable[tuple[object, float, object]]) -> Markup:
+    """Rows of a name, a bar and a number."""
     body = [
         tag(
             "tr",
             tag("th", name, scope="row"),
-            tag("td", _bar(share), class_="bars") if share is not None else "",
-            tag("td", value, class_="number", colspan=2 if share is None else None),
+            tag("td", _bar(share), class_="bars"),
+            tag("td", value, class_="number"),
         )
         for name, share, value in rows
     ]
     return tag("table", tag("caption", caption, class_="unseen"), tag("tbody", *body), class_="bars")
+
+
+def _plain(caption: str, rows: Iterable[tuple[object, object]]) -> Markup:
+    """Rows of a name and a number."""
+    body = [
+        tag("tr", tag("th", name, scope="row"), tag("td", value, class_="number")) for name, value in rows
+    ]
+    return tag("table", tag("caption", caption, class_="unseen"), tag("tbody", *body), class_="plain")
 
 
 def recovery(found: Mapping[str, Any]) -> Markup:
@@ -263,17 +271,21 @@ def box(found: Mapping[str, Any]) -> Markup:
     cores = found["cpu"]["per_core_percent"]
     memory, process, udp = found["memory"], found["process"], found["udp"]
     used = memory["total_bytes"] - memory["available_bytes"]
-    rows: list[tuple[object, float | None, object]] = [
+    bars: list[tuple[object, float, object]] = [
         (f"CPU {number}", percent / 100, f"{percent:.0f} %") for number, percent in enumerate(cores)
     ]
     share = used / memory["total_bytes"] if memory["total_bytes"] else 0.0
-    rows.append(("Memory", share, f"{units.data(used)} of {units.data(memory['total_bytes'])}"))
+    bars.append(("Memory", share, f"{units.data(used)} of {units.data(memory['total_bytes'])}"))
     load = " ".join(f"{one:.2f}" for one in found["cpu"]["load"])
     own = f"{process['cpu_percent']:.0f} % CPU, {units.data(process['rss_bytes'])}, {process['fds']} files"
-    rows += [("Load", None, load), ("This process", None, own)]
-    rows += [(f"{name} °C", None, f"{value:.0f}") for name, value in found["temperatures_c"].items()]
-    rows += [(f"UDP {name.replace('_', ' ')}", None, _count(count)) for name, count in udp.items()]
-    return join(_table("Processors, memory and UDP errors", rows), _nics(found["nics"]))
+    rows: list[tuple[object, object]] = [("Load", load), ("This process", own)]
+    rows += [(f"{name} °C", f"{value:.0f}") for name, value in found["temperatures_c"].items()]
+    rows += [(f"UDP {name.replace('_', ' ')}", _count(count)) for name, count in udp.items()]
+    return join(
+        _table("Processors and memory", bars),
+        _plain("Load, this process, UDP errors", rows),
+        _nics(found["nics"]),
+    )
 
 
 def _count(count: int) -> Markup:

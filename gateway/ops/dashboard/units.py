@@ -55,5 +55,9 @@ def percent(share: float | None) -> str:
 
 
 def seconds(value_s: float) -> str:
-    """A short time: 10 ms, 2.5 s."""
+    """A time that is short as a rule: 10 ms, 2.5 s."""
+    if value_s >= 99.5:
+        return duration(value_s)
+    if value_s < 0.0005:
+        return "< 1 ms"
     return f"{value_s * 1000:.3g} ms" if value_s < 0.9995 else f"{value_s:.3g} s"

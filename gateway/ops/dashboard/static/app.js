@@ -27,7 +27,7 @@ class Page {
     this.place = { last: null, heard: () => this.well() };
     this.flows = { at: [], in: [], out: [] };
     this.before = null;
-    this.chosen = location.hash.slice(1) || null;
+    this.chosen = location.hash.match(/^#([0-9a-f]{32})$/)?.[1] ?? null;
     this.session = null;
     this.soon = 0;
     this.detail = new Detail(at("detail"), this.history, () => this.draw());
@@ -208,6 +208,7 @@ class Page {
   // --- running ---
 
   run() {
+    if (this.chosen !== null) this.choose(this.chosen, false);
     this.every(LIST_MS, () => this.readAll());
     this.every(CHOSEN_MS, async () => {
       await this.readChosen();
@@ -243,7 +244,18 @@ function askForToken() {
   const form = at("token");
   if (!form.hidden) return;
   form.hidden = false;
+  put(at("live"), remembers() ? "that token was refused" : "a token is needed");
   at("token-text").focus();
+}
+
+async function admitted() {
+  if (!remembers()) return false;
+  try {
+    await read("/stats");
+  } catch (error) {
+    return !(error instanceof Denied);
+  }
+  return true;
 }
 
 async function begin() {
@@ -252,16 +264,12 @@ async function begin() {
     remember(at("token-text").value.trim());
     location.reload();
   });
-  put(at("live"), "connecting");
-  try {
-    await read("/livez");
-  } catch (error) {
-    if (error instanceof Denied) {
-      askForToken();
-      put(at("live"), remembers() ? "that token was refused" : "a token is needed");
-      return;
-    }
+  // The gateway gives the page with its content hidden to who has not shown a token.
+  if (at("page").hidden && !(await admitted())) {
+    askForToken();
+    return;
   }
+  put(at("live"), "connecting");
   document.body.classList.add("scripted");
   at("page").hidden = false;
   new Page().run();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The figures at the top, and the cards below the sessions: recovery times, drops, the machine, what happened.
 
-import { STATES, barTable, glyph, make } from "./dom.js";
+import { STATES, barTable, glyph, make, plainTable } from "./dom.js";
 import { data, duration, rate, seconds } from "./units.js";
 import { line } from "./words.js";
 
@@ -68,15 +68,17 @@ function zero(count, before) {
 export function box({ cpu, memory, process, udp, nics, temperatures_c: temperatures }, first) {
   const used = memory.total_bytes - memory.available_bytes;
   const own = `${process.cpu_percent.toFixed(0)} % CPU, ${data(process.rss_bytes)}, ${process.fds} files`;
-  const rows = [
+  const bars = [
     ...cpu.per_core_percent.map((percent, at) => [`CPU ${at}`, percent / 100, `${percent.toFixed(0)} %`]),
     ["Memory", used / (memory.total_bytes || 1), `${data(used)} of ${data(memory.total_bytes)}`],
-    ["Load", null, cpu.load.map((one) => one.toFixed(2)).join(" ")],
-    ["This process", null, own],
-    ...Object.entries(temperatures).map(([name, value]) => [`${name} °C`, null, value.toFixed(0)]),
-    ...Object.entries(udp).map(([name, count]) => [`UDP ${name.replaceAll("_", " ")}`, null, zero(count, first.udp[name])]),
   ];
-  return [barTable("Processors, memory and UDP errors", rows), nicTable(nics, first.nics)];
+  const rows = [
+    ["Load", cpu.load.map((one) => one.toFixed(2)).join(" ")],
+    ["This process", own],
+    ...Object.entries(temperatures).map(([name, value]) => [`${name} °C`, value.toFixed(0)]),
+    ...Object.entries(udp).map(([name, count]) => [`UDP ${name.replaceAll("_", " ")}`, zero(count, first.udp[name])]),
+  ];
+  return [barTable("Processors and memory", bars), plainTable("Load, this process, UDP errors", rows), nicTable(nics, first.nics)];
 }
 
 function nicTable(nics, first) {

@@ -5,7 +5,7 @@ import { make, put } from "./dom.js";
 import { clock } from "./units.js";
 
 export const LEFT_PX = 78;
-export const RIGHT_PX = 12;
+export const RIGHT_PX = 28;
 const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3]];
 const LABEL_LANES = 3;
 
@@ -32,11 +32,12 @@ function axes(format) {
 function label(mark, left, wide, text, taken) {
   const words = make("span", {}, text);
   mark.append(words);
-  const width = words.offsetWidth + 6, begins = left + width > wide ? left - width : left;
+  const width = words.offsetWidth, begins = Math.max(0, Math.min(left + 3, wide - width));
   const lane = taken.findIndex((end) => end <= begins);
   if (lane < 0) words.remove();
-  else taken[lane] = begins + width;
-  mark.className = `marker lane-${lane}${begins < left ? " back" : ""}`;
+  else taken[lane] = begins + width + 6;
+  words.style.left = `${(begins - left).toFixed(1)}px`;
+  mark.className = `marker lane-${lane}`;
 }
 
 /** One plot. `names` are its lines; `range` gives the time shown, `top` the least height of its scale. */

@@ -42,13 +42,21 @@ export function bar(share) {
   return draw("svg", box, draw("rect", { width, height: 8 }));
 }
 
-/** Rows of a name, a bar (or none) and a value. */
+function captioned(kind, caption, rows) {
+  return make("table", { class: kind }, make("caption", { class: "unseen" }, caption), make("tbody", {}, ...rows));
+}
+
+/** Rows of a name, a bar and a value. */
 export function barTable(caption, rows) {
-  const body = rows.map(([name, share, value]) =>
+  return captioned("bars", caption, rows.map(([name, share, value]) =>
     make("tr", {},
       make("th", { scope: "row" }, name),
-      ...(share === null ? [] : [make("td", { class: "bars" }, bar(share))]),
-      make("td", { class: "number", colspan: share === null ? 2 : null }, value)));
-  return make("table", { class: "bars" },
-    make("caption", { class: "unseen" }, caption), make("tbody", {}, ...body));
+      make("td", { class: "bars" }, bar(share)),
+      make("td", { class: "number" }, value))));
+}
+
+/** Rows of a name and a value. */
+export function plainTable(caption, rows) {
+  return captioned("plain", caption, rows.map(([name, value]) =>
+    make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "number" }, value))));
 }

@@ -6,7 +6,7 @@ import { clock, duration } from "./units.js";
 
 const LANES = ["RECOVERING", "DEGRADED", "VOLATILE", "ATTACHED", "BIRTH"];
 const HEIGHTS = { BIRTH: 2, ATTACHED: 3, VOLATILE: 6, DEGRADED: 9, RECOVERING: 12 };
-const LANE_PX = 14;
+const LANE_PX = 15;
 
 function words(span) {
   const reason = span.reason ? `, ${span.reason}` : "";
@@ -40,7 +40,7 @@ export function lanes(spans, since, now, width, left, right) {
   for (const span of spans) {
     const lane = LANES.indexOf(span.state), x = left + Math.max(0, span.from - since) * scale;
     const until = left + (span.until - since) * scale;
-    const place = { x: x.toFixed(1), y: lane * LANE_PX + 2, width: Math.max(2, until - x).toFixed(1), height: LANE_PX - 4 };
+    const place = { x: x.toFixed(1), y: lane * LANE_PX + 1, width: Math.max(2, until - x).toFixed(1), height: LANE_PX - 2 };
     const shape = { ...place, rx: 2, class: `span ${span.state.toLowerCase()}` };
     parts.push(draw("rect", shape, draw("title", {}, words(span))));
     if (span.reason && until - x > 7 * span.reason.length) {

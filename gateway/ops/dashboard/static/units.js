@@ -22,7 +22,6 @@ export const data = (bytes) => scaled(bytes, "B");
 export const rate = (bytesPerS) => scaled(8 * bytesPerS, "bit/s");
 export const percent = (share) => (share === null ? MISSING : `${(100 * share).toFixed(1)} %`);
 export const milliseconds = (value) => (value === null ? MISSING : `${three(value)} ms`);
-export const seconds = (s) => (s < 0.9995 ? `${+(s * 1000).toPrecision(3)} ms` : `${+s.toPrecision(3)} s`);
 
 /** The two largest units that are not zero. */
 export function duration(s) {
@@ -36,4 +35,11 @@ export function duration(s) {
 /** Time of day here, of Unix seconds. */
 export function clock(unixS) {
   return new Date(1000 * unixS).toLocaleTimeString("en-GB");
+}
+
+/** A time that is short as a rule. */
+export function seconds(s) {
+  if (s >= 99.5) return duration(s);
+  if (s < 0.0005) return "< 1 ms";
+  return s < 0.9995 ? `${+(s * 1000).toPrecision(3)} ms` : `${+s.toPrecision(3)} s`;
 }
