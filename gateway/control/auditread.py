@@ -24,6 +24,7 @@ from gateway.errors import AuthError, CryptoError, NotFound, UsageError
 # What goes in; everything else with a session is an event.
 SOURCES: Final = frozenset({"CREATE", "RESTORE", "INPUT", "TIMER"})
 PREFIX_MIN: Final = 4
+_WHERE: Final = "`jvpn sessions` lists the living ones, `jvpn events` names those that ended"
 
 _CHECKPOINT: Final = b'"event":"CHECKPOINT"'
 _VERSION: Final = re.compile(rb'"session_id":"([0-9a-f]{32})","state_version":(\d+)')
@@ -74,6 +75,17 @@ def bodies(paths: Iterable[Path], needle: bytes = b"") -> Iterator[Body]:
                 yield line.body()
             except ValueError:
                 continue
+
+
+def damaged(paths: Iterable[Path]) -> bool:
+    """Whether a line is no record at all; whether it was altered is for ``verify``."""
+    for line in lines(paths):
+        try:
+            if "event" not in line.body():
+                return True
+        except ValueError:
+            return True
+    return False
 
 
 # --- verify ------------------------------------------------------------------------------------------------------
@@ -201,7 +213,8 @@ def named_files(paths: Sequence[Path], interface: str | None = None) -> list[Nam
         else:
             found += [one for one in journal_files(path.parent) if one.path.name == path.name]
     if not found:
-        raise NotFound("no audit journal in " + ", ".join(map(str, paths)))
+        where = ", ".join(map(str, paths))
+        raise NotFound(f"no audit journal in {where}; --dir or --state-dir names another place")
     return sorted(set(found))
 
 
@@ -367,14 +380,14 @@ def choose(selector: str, known: dict[str, str]) -> str:
         return of_peer[-1]
     prefix = selector.lower()
     if not _HEX.match(prefix):
-        raise NotFound(f"no session of a peer named {selector}")
+        raise NotFound(f"no session of a peer named {selector}; {_WHERE}")
     if len(prefix) < PREFIX_MIN:
         raise UsageError(f"{selector}: give at least {PREFIX_MIN} digits of a session id")
     found = [ident for ident in known if ident.startswith(prefix)]
     if len(found) > 1:
         raise UsageError(f"{selector} fits several sessions: " + ", ".join(ident[:12] for ident in found))
     if not found:
-        raise NotFound(f"no session {selector}")
+        raise NotFound(f"no session {selector}; {_WHERE}")
     return found[0]
 
 

@@ -95,7 +95,7 @@ def disconnect(state_dir: Path, interface: str | None, socket: Path | None = Non
 def _clean_up(state_dir: Path, name: str) -> int:
     journal = UndoJournal(state_dir, name)
     if journal.owner() is None:
-        raise NotFound(f"{name}: no client runs and nothing was left behind")
+        raise NotFound(f"{name}: no client runs and nothing was left behind in {state_dir}")
     report = journal.recover()
     for step in report.undone:
         click.echo(f"{name}: removed {step}")
@@ -120,8 +120,8 @@ def _only_interface(state_dir: Path) -> str:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise NotFound("no client runs and nothing was left behind")
-    raise NotFound(f"several interfaces are up: {', '.join(found)}; name one")
+        raise NotFound(f"no client runs and nothing was left behind in {state_dir}")
+    raise UsageError(f"several interfaces are up: {', '.join(found)}; name one")
 
 
 def _wait_until_gone(journal: UndoJournal, path: Path) -> None:

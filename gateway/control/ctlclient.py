@@ -66,9 +66,18 @@ def call(
             f"{path}: permission denied; run this as the user the daemon runs as (root)"
         ) from None
     except (TimeoutError, OSError) as error:
-        reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
-        raise DaemonUnreachable(f"no daemon answers on {path}: {reason}") from None
+        raise DaemonUnreachable(f"no daemon answers on {path}: {_reason(path, error)}") from None
     return _result(path, line)
+
+
+def _reason(path: Path, error: OSError) -> str:
+    """Why nobody answered, and what helps."""
+    if isinstance(error, TimeoutError):
+        pid = owner_pid(path)
+        return "no answer in time" + (f"; its process {pid} is there, but busy or stopped" if pid else "")
+    if isinstance(error, ConnectionRefusedError):
+        return "it was killed; start it again, or let `jvpn disconnect` clean up after a client"
+    return error.strerror or str(error)
 
 
 def _exchange(path: Path, request: bytes, deadline_s: float) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gateway.errors import JumpError, NotFound
+from gateway.errors import HostError, JumpError, NotFound
 
 RandomBytes = Callable[[int], bytes]
 
@@ -131,8 +132,8 @@ def write_key_file(path: Path, key: bytes, *, replace: bool = False) -> None:
     """Write a key to a new file of mode 0600, synced; an existing file is kept unless ``replace``."""
     data = encode_key(key).encode("ascii") + b"\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
@@ -143,8 +144,11 @@ def write_key_file(path: Path, key: bytes, *, replace: bool = False) -> None:
             os.link(temporary, path)  # fails when the file exists, unlike rename
     except FileExistsError:
         raise JumpError(f"{path} exists already; a key is never overwritten") from None
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def is_elsewhere(name: str, environ: Mapping[str, str]) -> bool:

@@ -258,7 +258,7 @@ class SessionDocs:
         if not isinstance(since, int) or args.get("instance", self._instance) != self._instance:
             since = 0
         since = self._audit.last_number if since < 0 else since
-        wanted = bytes.fromhex(self._selector(args)) if args.get("session") else b""
+        wanted = self._remembered(_text(args, "session")) if args.get("session") else b""
         wait_s = min(_WAIT_MAX_S, _number(args, "wait_ms", 0, 1 << 20) / 1000)
         if wait_s and self._audit.last_number <= since:
             await self._next_event(wait_s)
@@ -268,6 +268,14 @@ class SessionDocs:
         upto = chosen[-1].number if len(chosen) == _EVENTS_MAX else self._audit.last_number
         found = [self._audit.body(told) for told in chosen]
         return {"schema": EVENTS, "instance": self._instance, "next": upto, "missed": missed, "events": found}
+
+    def _remembered(self, selector: str) -> bytes:
+        """The id of a living session, or of one that ended and has events in memory. NotFound."""
+        try:
+            return self.find(selector).core.session_id
+        except NotFound:
+            known = {told.session_id.hex(): told.who.peer for told in self._audit.since(0)}
+            return bytes.fromhex(auditread.choose(selector, known))
 
     async def _next_event(self, wait_s: float) -> None:
         came = asyncio.Event()
@@ -294,7 +302,7 @@ class SessionDocs:
         path_id = _number(args, "path_id", 0, 255)
         self._require_target(live, path_id)
         turn = self._feed(live, inp.OperatorSwitch(path_id, str(actor.current())))
-        self._raise_denied(turn)
+        self._raise_denied(turn, live.core.stock)
         started = any(event.name == "REATTACH_ATTEMPT" for event in turn.events)
         result = "advised" if live.core.role is Role.GATEWAY else "started" if started else "asked"
         return {"schema": ACTION, "action": "switch", "result": result, **summary(live, self._now_ns())}
@@ -302,7 +310,9 @@ class SessionDocs:
     def _require_target(self, live: Live, path_id: int) -> None:
         path = live.core.path(path_id)
         if path_id and path is None:
-            raise NotFound(f"session {live.core.session_id.hex()[:12]} has no path {path_id}")
+            raise NotFound(
+                f"session {live.core.session_id.hex()[:12]} has no path {path_id}; `jvpn paths` shows them"
+            )
         if path is None:
             return
         found = status(path, live.core.bound_id, live.core.policy, self._now_ns())
@@ -311,11 +321,12 @@ class SessionDocs:
         if found in (PathState.DEAD, PathState.REJECTED):
             raise Refused(f"path {path_id} is {found.name}")
 
-    def _raise_denied(self, turn: Turn) -> None:
+    def _raise_denied(self, turn: Turn, stock: bool) -> None:
         for event in turn.events:
             if event.name == "TRANSPORT_SWITCH_DENIED":
                 rule, wait_ns = getattr(event, "rule"), getattr(event, "retry_after_ns")  # noqa: B009
                 text = f"the switch was denied: {rule.name}"
+                text += "; plain WireGuard moves by its own handshakes alone" if stock else ""
                 if wait_ns > 0:
                     raise TryLater(f"{text}; it may pass in {wait_ns // NS_PER_MS} ms")
                 raise Refused(text)
@@ -347,7 +358,9 @@ class SessionDocs:
         live = self.find(_text(args, "session"))
         path_id = _number(args, "path_id", 0, 255)
         if path_id and live.core.path(path_id) is None:
-            raise NotFound(f"session {live.core.session_id.hex()[:12]} has no path {path_id}")
+            raise NotFound(
+                f"session {live.core.session_id.hex()[:12]} has no path {path_id}; `jvpn paths` shows them"
+            )
         if self._ping is None or live.core.stock or not live.has_paths:
             raise Refused("the other end speaks plain WireGuard, which knows no ping; ping its inner address")
         wait_ms = _number(args, "timeout_ms", _PING_WAIT_MS, _PING_WAIT_MAX_MS)

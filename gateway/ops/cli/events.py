@@ -16,7 +16,7 @@ from typing import Any, Final
 import click
 
 from gateway.control import ctlclient, statedir
-from gateway.errors import DaemonUnreachable, UsageError
+from gateway.errors import DaemonUnreachable, NotFound, UsageError
 from gateway.ops.cli import complete, eventline, output
 from gateway.ops.cli.options import (
     find_socket,
@@ -74,7 +74,24 @@ class Sources:
             except DaemonUnreachable:
                 if self.socket is not None:
                     raise
-        return read(journal_paths(self.journal, self.state_dir, self.interface))
+        return self._from_files(read)
+
+    def _from_files(self, read: Reader) -> dict[str, Any]:
+        """What files say; where they say nothing because they are damaged, that."""
+        paths = journal_paths(self.journal, self.state_dir, self.interface)
+        try:
+            document = read(paths)
+        except NotFound as error:
+            raise NotFound(f"{error}{_damage(paths)}") from None
+        if not document.get("events", True) and _damage(paths):
+            output.note(_damage(paths).removeprefix("; "))
+        return document
+
+
+def _damage(paths: list[Path]) -> str:
+    from gateway.control import auditread
+
+    return "; the journal is damaged, `jvpn audit verify` says where" if auditread.damaged(paths) else ""
 
 
 # --- events ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from errno import EACCES, ENOSPC
 from importlib import import_module
 from typing import Any, Final
 
@@ -57,6 +58,20 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(module), attribute)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; a command that is nearly right is named."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], _COMMANDS, n=1)
+            if near:
+                raise click.UsageError(f"No such command {args[0]!r}; did you mean {near[0]}?", ctx) from None
+            raise
+
     def main(  # type: ignore[override]  # click has overloads for standalone_mode, which this ignores
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
     ) -> None:
@@ -86,7 +101,7 @@ def report(error: BaseException) -> int:
         click.echo(error.format_message(), err=True)  # a whole page, not a mistake
         return error.exit_code
     for line in _lines(error):
-        click.echo(f"jvpn: {line}", err=True)
+        click.echo(f"jvpn: {line}{_remedy(line)}", err=True)
     return _exit_code(error)
 
 
@@ -106,8 +121,17 @@ def _lines(error: BaseException) -> list[str]:
     if isinstance(error, click.ClickException):
         return [error.format_message()]
     if isinstance(error, OSError):
-        return [f"{error.filename}: {error.strerror}" if error.filename else str(error)]
+        what = f"{error.filename}: " if error.filename else "cannot write: " if error.errno == ENOSPC else ""
+        return [what + (error.strerror or str(error))]
     return [f"internal error: {type(error).__name__}: {error} (JVPN_DEBUG=1 shows the traceback)"]
+
+
+def _remedy(line: str) -> str:
+    """What helps against the two refusals that any command may meet."""
+    if os.strerror(ENOSPC) in line:
+        return "; make room there and try again"
+    refused = os.strerror(EACCES) in line or "is not readable" in line
+    return "; run this as root" if refused and os.geteuid() != 0 and "run " not in line else ""
 
 
 def _usage_hint(error: click.UsageError) -> list[str]:

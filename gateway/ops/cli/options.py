@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +18,14 @@ from gateway.ops.cli import complete
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _PathNumber(click.IntRange):
+    """Of a path; 0 leaves the choice."""
+
+    name = "path number, 0 to 255"
+
+
+PATH_NUMBER = _PathNumber(0, 255)
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON with a schema field.")
 state_dir_option = click.option(
     "--state-dir",
@@ -58,7 +68,7 @@ def find_socket(interface: str | None, socket: Path | None) -> Path | None:
         return socket
     if interface is not None:
         return statedir.control_socket(interface)
-    found = statedir.control_sockets()
+    found = _sockets()
     if len(found) > 1:
         found = [path for path in found if owner_pid(path)] or found[:1]
     if len(found) > 1:
@@ -67,9 +77,27 @@ def find_socket(interface: str | None, socket: Path | None) -> Path | None:
     return found[0] if found else None
 
 
+def _sockets() -> list[Path]:
+    """All control sockets; a directory that may not be read is not an empty one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
+            os.scandir(statedir.runtime_dir()).close()
+        except PermissionError:
+            raise DaemonUnreachable(
+                f"{statedir.runtime_dir()}: permission denied; run this as the user the daemon runs as (root)"
+            ) from None
+    return statedir.control_sockets()
+
+
 def require_socket(interface: str | None, socket: Path | None) -> Path:
     """``find_socket``, or ``DaemonUnreachable``."""
     path = find_socket(interface, socket)
+    if socket is None and interface is not None and path is not None and not os.path.lexists(path):
+        names = ", ".join(other.stem for other in _sockets())
+        raise DaemonUnreachable(
+            f"no gateway or client of an interface {interface} runs here"
+            + (f"; there is {names}" if names else f" (no {path})")
+        )
     if path is None:
         raise DaemonUnreachable(
             f"no gateway or client runs here (no control socket in {statedir.runtime_dir()}); "

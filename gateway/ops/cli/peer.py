@@ -20,7 +20,7 @@ import click
 from gateway.constants import DEFAULT_PORT
 from gateway.control import configfields, keysfile
 from gateway.control.wgquick import StockClient, wgquick_text
-from gateway.errors import UsageError
+from gateway.errors import JumpError, UsageError
 from gateway.ops.cli import complete, output
 from gateway.ops.cli.options import (
     config_option,
@@ -140,9 +140,17 @@ def add(target: Target, file: _FileOptions, name: str, public_key: str, psk: boo
     document = target.ask("peer.add", request, create=True)
     document["peer"]["preshared_key"] = preshared
     text = _file_text(document, file, keysfile.encode_key(private_key) if private_key else _NO_PRIVATE_KEY)
-    click.echo(text, nl=False)
-    if file.qr:
-        click.echo(qr_text(text, colour=output.coloured(sys.stdout)))
+    try:
+        click.echo(text, nl=False)
+        if file.qr:
+            click.echo(qr_text(text, colour=output.coloured(sys.stdout)))
+    except OSError as error:
+        if not private_key:
+            raise
+        raise JumpError(
+            f"the file could not be written ({error.strerror}), and its private key is kept nowhere: "
+            f"`jvpn peer remove {name}`, then add it again"
+        ) from None
     note(f'peer "{name}" has {", ".join(document["peer"]["allowed_ips"])}{_added_where(document)}')
     if private_key:
         note("the private key above is kept nowhere else: use the file now")

@@ -16,7 +16,7 @@ from gateway.control import ctlclient
 from gateway.errors import UsageError
 from gateway.ops.cli import complete, output
 from gateway.ops.cli.eventline import short
-from gateway.ops.cli.options import json_option, require_socket, session_argument, socket_option
+from gateway.ops.cli.options import PATH_NUMBER, json_option, require_socket, session_argument, socket_option
 
 SCHEMA: Final = "jvpn.pings/1"
 # A hundred a second: the control rate's default.
@@ -62,7 +62,7 @@ Document = dict[str, Any]
 @click.option(
     "--path",
     "path_id",
-    type=click.IntRange(0, 255),
+    type=PATH_NUMBER,
     default=0,
     metavar="PATH",
     shell_complete=complete.paths,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -10,9 +11,11 @@ from typing import Any, Final
 import click
 
 from gateway.control import ctlclient
+from gateway.errors import UsageError
 from gateway.ops.cli import complete, output
 from gateway.ops.cli.eventline import short
 from gateway.ops.cli.options import (
+    PATH_NUMBER,
     interface_option,
     json_option,
     require_socket,
@@ -91,7 +94,7 @@ def paths(session: str, interface: str | None, socket: Path | None, as_json: boo
 
 @click.command(epilog="The switch keeps to budget and cooldown; at a gateway it is advice to the client.")
 @session_argument
-@click.argument("path_id", metavar="PATH", type=click.IntRange(0, 255), shell_complete=complete.paths)
+@click.argument("path_id", metavar="PATH", type=PATH_NUMBER, shell_complete=complete.paths)
 @interface_option
 @socket_option
 @json_option
@@ -130,10 +133,22 @@ def terminate(session: str, yes: bool, interface: str | None, socket: Path | Non
     path = require_socket(interface, socket)
     found = ctlclient.call(path, "session", {"session": session})
     if not yes:
-        click.confirm(f"End {_name(found)}?", abort=True, err=True)
+        _agree(f"End {_name(found)}?")
     # By its id: a new session of the same peer must not be hit.
     document = ctlclient.call(path, "terminate", {"session": found["session_id"]})
     output.write_json(document) if as_json else click.echo(f"{_name(document)}: terminated")
+
+
+def _agree(question: str) -> None:
+    """Go on only after a yes. UsageError where nobody can say it."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort as error:
+        if sys.stdin.isatty() or not isinstance(error.__context__, EOFError):
+            raise
+        raise UsageError("nobody answers here; --yes does it without asking") from None
+    if not agreed:
+        raise click.Abort
 
 
 def _name(document: Mapping[str, Any]) -> str:
