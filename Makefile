@@ -53,6 +53,7 @@ bench-tunnel: dev ## throughput, CPU and latency beside four other tunnels, into
 	@.ci/setup peers
 	@$(PY) -m bench.tunnel
 
+.PHONY: bench-ops
 bench-ops: dev ## what watching a gateway with 5,000 sessions costs it, into bench/out/ops.json (RUNS= SESSIONS=)
 	@$(PY) -m bench.ops
 

@@ -104,8 +104,8 @@ class Stats:
     hosts: frozenset[str] = frozenset()  # names, lower case, that a Host header may have besides localhost
     token: bytes = field(repr=False, default=b"")  # b"": none is asked for
     tls: Tls | None = None
-    per_session: bool = False
     wireguard_names: bool = False
+    per_session: bool = False
     operators: tuple[Operator, ...] = ()
     operator_certificates: frozenset[str] = frozenset()  # common names that may act
     open_health: bool = False  # /livez and /readyz ask for neither token nor certificate

@@ -23,10 +23,9 @@ from gateway.ops.stats.access import READING, Denied
 from gateway.ops.stats.actions import ACTS, Actions, place, refused
 from gateway.ops.stats.api import Api, Hold, page_of
 from gateway.ops.stats.box import Box
-from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition
+from gateway.ops.stats.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Scrape, exposition, named_series
 from gateway.ops.stats.openapi import DOCUMENT
 from gateway.ops.stats.reply import Denial, document, plain
-from gateway.ops.stats.series import Series, SessionSeries, WireguardSeries
 from gateway.ops.stats.tally import Tally
 
 LIVE_SCHEMA: Final = "jvpn.livez/1"
@@ -45,8 +44,7 @@ class Pages:
     ) -> None:
         self._seen = seen
         self._watch = watch
-        self._series: list[Series] = [SessionSeries()] if per_session else []
-        self._series += [WireguardSeries()] if wireguard_names else []
+        self._series = named_series(per_session=per_session, wireguard_names=wireguard_names)
         self._box = Box()
         self._tally = Tally(seen.records.audit)
         self._api = api = Api(seen)

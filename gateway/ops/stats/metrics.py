@@ -20,7 +20,7 @@ from gateway.control.watch import Watch
 from gateway.core.states import LIVE, State
 from gateway.noise.peer import Refusal
 from gateway.ops.stats import machine
-from gateway.ops.stats.series import Series
+from gateway.ops.stats.series import Series, SessionSeries, WireguardSeries
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.text import Text
 from gateway.suites import TRAITS, Suite
@@ -38,6 +38,11 @@ class Scrape(NamedTuple):
     watch: Watch
     tally: Tally
     box: Mapping[str, Any]
+
+
+def named_series(*, per_session: bool, wireguard_names: bool) -> tuple[Series, ...]:
+    """Those that were asked for; they keep their lines from one scrape to the next."""
+    return (*((SessionSeries(),) if per_session else ()), *((WireguardSeries(),) if wireguard_names else ()))
 
 
 async def exposition(scrape: Scrape, *, open_metrics: bool, more: Sequence[Series] = ()) -> bytes:
