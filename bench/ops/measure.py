@@ -137,7 +137,9 @@ class Sitting:
             **spelled("largest", largest),
             **self._pings(),
         }
-        return {**figures, "sessions": float(self.attached())}
+        if (left := self.attached()) != sizes.sessions:
+            raise LabError(f"{left} of {sizes.sessions} sessions were still attached at the end")
+        return {**figures, "sessions": float(left)}
 
     def _pings(self) -> Figures:
         """Round trips while nobody asks, and while somebody does."""
