@@ -164,8 +164,8 @@ def test_labels_cannot_break_a_line() -> None:
 
 @pytest.mark.parametrize("per_session", [False, True])
 def test_a_scrape_of_5000_sessions_takes_ten_milliseconds_at_most(tmp_path: Path, per_session: bool) -> None:
-    """Of the loop's CPU time without a client's, and the best of several: what neighbours on a shared machine take of the
-    caches does not count.
+    """Of the loop's CPU time without a client's, and the best of several: what neighbours on a shared machine take
+    of the caches does not count.
     """
 
     async def work() -> None:
