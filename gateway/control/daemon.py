@@ -100,7 +100,7 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.ask)
     if isinstance(daemon, Reloadable):
-        loop.add_signal_handler(signal.SIGHUP, daemon.hang_up)
+        loop.add_signal_handler(signal.SIGHUP, _hung_up, daemon, stopping, _has_terminal())
     try:
         await _until_stopped(daemon, stopping, service)
     finally:
@@ -112,6 +112,23 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
         return 1
     log.info("stopped")
     return 0
+
+
+def _hung_up(daemon: Reloadable, stopping: Stopping, from_terminal: bool) -> None:
+    """Somebody's `kill -HUP` means the file; a terminal that was closed takes what it has started with it."""
+    if from_terminal and not _has_terminal():
+        stopping.ask()
+    else:
+        daemon.hang_up()
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that hung up is none any more."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 async def _until_stopped(daemon: Daemon, stopping: Stopping, service: Service) -> None:

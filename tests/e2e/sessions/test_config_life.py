@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.sessions.bed import Bed
+from tests.e2e.sessions.bed import NS_PER_S, Bed
 from tests.e2e.sessions.conftest import MakeBed
 from tests.net.jump import inner_host, session, sessions
 from tests.net.jvpn import CLI, Daemon
@@ -137,7 +137,13 @@ def test_the_client_follows_the_gateways_new_policy_with_its_next_keys(make_bed:
         told = bed.client.journal.wait(
             lambda body: body["event"] == "POLICY_EVENT", "the gateway's new policy", since_ns=began_ns
         )
-        assert told["applied"]
+        policy = next(
+            body["values"]
+            for body in bed.client.journal.of("POLICY")
+            if body["policy"] == told["policy_hash"]
+        )
+        assert (told["applied"], policy["session.max_lifetime"]) == (True, 3 * 3600 * NS_PER_S)
+        assert policy["liveness.profile"] == "DEFAULT"
     bed.same_session()
 
 
