@@ -101,7 +101,8 @@ class ConfigLife(Generic[C]):
             found = await self._load(path, text)
         except ConfigErrors as errors:
             return {**document, "ok": False, "errors": mistakes(errors), "changes": []}
-        different = compared(self.running, self._take(self.running, found), found)
+        taken = self._take(self.running, found)
+        different = await asyncio.to_thread(compared, self.running, taken, found)
         listed = [change.document() for change in different]
         return {**document, "ok": True, "errors": [], "changes": listed, "warnings": list(found.warnings)}
 
@@ -151,9 +152,9 @@ class ConfigLife(Generic[C]):
         found = await self._load(self.running.path, text)
         before, wanted = self.running, self._take(self.running, found)
         besides = await self._become(before, wanted)
-        applied = [change.key for change in changes(before, wanted)]
+        applied = await asyncio.to_thread(_keys, before, wanted)
         applied += [key for key in besides if key not in applied]
-        waiting = [change.key for change in changes(wanted, found)]
+        waiting = await asyncio.to_thread(_keys, wanted, found)
         self._text = text
         for warning in found.warnings:
             self._log.warning("configuration", problem=warning)
@@ -215,6 +216,10 @@ def mistakes(errors: ConfigErrors) -> list[dict[str, Any]]:
         {"file": error.file, "key": error.key, "line": error.line, "problem": error.problem}
         for error in errors.errors
     ]
+
+
+def _keys(running: Config, file: Config) -> list[str]:
+    return [change.key for change in changes(running, file)]
 
 
 def _text_of(path: Path) -> str:

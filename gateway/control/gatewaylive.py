@@ -22,7 +22,7 @@ from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.gatewaykeeper import GatewayKeeper
 from gateway.control.loglevel import GATE, LEVELS
 from gateway.control.observed import Surface
-from gateway.control.peerbook import PeerBook, catch_up
+from gateway.control.peerbook import PeerBook, catch_up, refuse_own
 from gateway.control.peers import Peer
 from gateway.control.tunnel import Tunnel
 from gateway.errors import JumpError, NotFound
@@ -84,6 +84,7 @@ class GatewayLive:
         ``ConfigErrors`` and ``Refused`` have changed nothing; after other errors the caller goes back.
         """
         self._keeper.require_suites(wanted.policy)
+        refuse_own(wanted)
         fresh = await asyncio.to_thread(self._book.prepared, wanted)
         before = list(self._book.peers.values())
         self._book.follow(fresh)

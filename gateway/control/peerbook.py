@@ -343,10 +343,23 @@ def check_peers_file(config: GatewayConfig, file: PeersFile) -> None:
     file.read(_index(config))
 
 
-def _index(config: GatewayConfig) -> PeerIndex:
+def refuse_own(config: GatewayConfig) -> None:
+    """``Refused`` when a peer of a configuration has what is the running gateway's own: its addresses or its key."""
+    index = _own(config)
+    for peer in config.peers:
+        for holding in index.conflicts(peer):
+            raise Refused(f"{_named(peer)}: {holding.what} belongs to {holding.holder} until it is restarted")
+
+
+def _own(config: GatewayConfig) -> PeerIndex:
     index = PeerIndex()
     own = [ip_network(str(address.ip)) for address in config.addresses]
     index.reserve(config.public_key, own, "the gateway itself")
+    return index
+
+
+def _index(config: GatewayConfig) -> PeerIndex:
+    index = _own(config)
     for position, peer in enumerate(config.peers):
         index.claim(peer, partial(_configured, peer, config.path, position))
     return index

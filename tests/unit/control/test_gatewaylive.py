@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from gateway.control import clock, config
+from gateway.control.configkeys import take_gateway
 from gateway.control.configmodel import GatewayConfig
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.gatewaykeeper import GatewayKeeper
@@ -25,7 +27,7 @@ from gateway.core.policy import Profile
 from gateway.core.reasons import Reason
 from gateway.core.states import Role, State
 from gateway.dataplane.engine import Endpoint
-from gateway.errors import ConfigErrors, Refused
+from gateway.errors import ConfigErrors, HostError, NotFound, Refused
 from gateway.net.gatewaynet import GatewayNetwork
 from gateway.net.netlink import Netlink
 from gateway.net.undo import UndoJournal
@@ -42,9 +44,9 @@ class Running:
 
     def __init__(self, made: Made, folder: Path, text: str) -> None:
         self.made, self.folder = made, folder
-        started = self.parse(text)
+        started = self.started = self.parse(text)
         self.book = PeerBook(started, PeersFile(folder / "state"))
-        self.settled = 0
+        self.settled, self.refuses = 0, False
         tunnel = made.tunnel
         assert isinstance(tunnel.keeper, GatewayKeeper)
         self.keeper = tunnel.keeper
@@ -70,6 +72,9 @@ class Running:
         self.made.tunnel.add_peer(peer)
 
     async def _settle(self) -> None:
+        if self.refuses:
+            self.refuses = False
+            raise HostError("the machine says no")
         self.settled += 1
 
     def attach(self, number: int) -> Live:
@@ -205,12 +210,44 @@ def test_what_is_refused_has_changed_nothing(tmp_path: Path) -> None:
             await running.apply(samples.peer(4) + "[handshake]\nunder_load_per_s = 7\n")
         assert [peer.config.name for peer in running.made.tunnel.peers] == ["p3"]
         assert list(running.book.peers) == ["p3"]
+        # Right in the file, which gives the gateway another address; but that waits for a restart.
+        file = running.parse(
+            'addresses = ["10.99.0.9/24"]\n' + samples.peer(1).replace(samples.public(1), samples.public(6))
+        )
+        with pytest.raises(
+            Refused, match=r"10\.99\.0\.1/32 belongs to the gateway itself until it is restarted"
+        ):
+            await running.live.apply(take_gateway(running.started, file))
         running.keeper.host_suites = ()
         with pytest.raises(Refused, match="suites"):
             await running.apply(samples.peer(5))
         assert [peer.config.name for peer in running.made.tunnel.peers] == ["p3"]
 
     run(tmp_path, samples.peer(3), scenario)
+
+
+def test_what_the_machine_refuses_half_way_is_taken_back_by_the_same_code(tmp_path: Path) -> None:
+    async def scenario(running: Running) -> None:
+        peers, session = running.made.tunnel.peers, running.attach(3)
+        before = {peer.config.public_key: peer.config for peer in peers}
+        wider = samples.peer(3).replace('["10.99.0.3/32"]', '["10.99.0.3/32", "10.99.0.4/32"]')
+        running.refuses = True
+        with pytest.raises(HostError):
+            await running.apply(wider + samples.peer(5))
+        await running.live.apply(running.started)
+        assert {peer.config.public_key: peer.config for peer in peers} == before
+        # One peer alone, as `wg set` asks for it: that takes itself back.
+        phone, running.refuses = peers.by_name("p3"), True
+        with pytest.raises(HostError):
+            await running.live.change_peer(replace(phone.config, keepalive_s=9))
+        assert phone.config == running.book.find("p3") == before[phone.config.public_key]
+        await running.live.change_peer(replace(phone.config, keepalive_s=9))
+        assert phone.config.keepalive_s == running.live.configured[0].keepalive_s == 9
+        with pytest.raises(NotFound):
+            await running.live.change_peer(replace(phone.config, public_key=bytes(32)))
+        assert session.core.state is State.ATTACHED and not session.ended
+
+    run(tmp_path, samples.peer(3) + samples.peer(4), scenario)
 
 
 def test_small_things_count_at_once(tmp_path: Path) -> None:
