@@ -157,8 +157,9 @@ class Client:
         self._loosened: frozenset[tuple[str, int]] = frozenset()
         # What each gateway said in its last WELCOME.
         self._told: dict[bytes, Told] = {}
-        # Slots of gateways whose silence was explained already.
+        # Slots of gateways whose silence was explained already, and of those that are going away.
         self._silent: set[int] = set()
+        self._draining: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._life = ConfigLife(
             loaded,
@@ -299,6 +300,7 @@ class Client:
         made[0].greeting.on_verdict = self._log_verdict
         made[0].greeting.on_downgrade = self._log_downgrade
         made[0].greeting.on_welcome = self._welcomed
+        made[0].greeting.on_drain = self._log_drain
         made[0].sessions.on_ended = self._session_ended
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
@@ -395,6 +397,12 @@ class Client:
             and self._keeper is not None
         ):
             self._update_transports(self._tunnel, self._keeper, live.peer, self._watch.snapshot)
+
+    def _log_drain(self, live: Live) -> None:
+        """Said three times, since a datagram may be lost; logged once, until there is a handshake again."""
+        if live.slot not in self._draining:
+            self._draining.add(live.slot)
+            self._log.info("the gateway is stopping and keeps the session", gateway=live.peer.config.name)
 
     def _log_refusal(self, live: Live, refusal: Refuse) -> None:
         try:
@@ -573,6 +581,7 @@ class Client:
     def _completed(self, peer: Peer) -> None:
         if self._tunnel is not None:
             self._silent.discard(peer.slot)
+            self._draining.discard(peer.slot)
             if self._records is not None:
                 self._records.stamp(peer, self._tunnel.timestamps)
             gateway = self._tunnel.engine.endpoint(peer.slot)

@@ -18,7 +18,8 @@ from typing import Any, Final
 import click
 import structlog
 
-from gateway.control import clock, config, configkeys, daemon, drain, statedir
+from gateway import frames as fr
+from gateway.control import clock, config, configkeys, daemon, drain, farewell, statedir
 from gateway.control.actor import audited, current
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
@@ -147,7 +148,8 @@ class Gateway:
         """Take everything down in reverse; what cannot be undone is logged and stays in the journal."""
         if self._seen is not None:
             self._seen.watch.stop()
-            self._seen.phase = Phase.DRAINING
+            told = await farewell.say(self._seen)
+            self._log.info("draining", clients_told=told, sessions=len(self._seen.sessions))
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -71,6 +71,8 @@ class Greeting:
         self.on_welcome: Callable[[Live, fr.Welcome], None] = lambda live, welcome: None
         # Told when a gateway that has spoken jump frames before, or must, answers no HELLO.
         self.on_downgrade: Callable[[Live], None] = lambda live: None
+        # Told that a gateway is about to go away, as often as it says so.
+        self.on_drain: Callable[[Live], None] = lambda live: None
         # Told when a gateway turned out to be a stock one, or a jump one.
         self.on_verdict: Callable[[int, Live, bool], None] = lambda now_ns, live, jump: None
 
@@ -261,6 +263,8 @@ class Greeting:
             self._feed(now_ns, live, _reject(frame))
         elif isinstance(frame, fr.SwitchAdvice):
             self._feed(now_ns, live, inp.SwitchAdvice(reason_of(frame.reason), frame.preferred_path_id))
+            if frame.reason == fr.AdviceReason.DRAIN:
+                self.on_drain(live)
         elif isinstance(frame, fr.Challenge):
             live.response = fr.Response(path_id=path_id, nonce=frame.nonce) if path_id else None
             self._feed(now_ns, live, inp.ChallengeReceived(path_id, frame.path_id, frame.rebind))

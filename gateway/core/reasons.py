@@ -71,3 +71,4 @@ class Reason(enum.IntEnum):
     INVALID_STATE_TRANSITION = 93
     PATH_SUPPRESSED = 94
     REBIND_AMBIGUOUS = 95
+    DRAIN = 97

@@ -52,8 +52,8 @@ def call(name, *arguments):
     if getattr(libc, name)(*arguments) < 0:
         raise OSError(ctypes.get_errno(), name)
 print(json.dumps({
-    "etc": tried(lambda: open("/etc/jvpn-probe", "w")),
-    "tmp": tried(lambda: open("/tmp/jvpn-probe", "w")),
+    "etc": tried(lambda: open("/etc/probe", "w")),
+    "tmp": tried(lambda: open("/tmp/probe", "w")),
     "hostname": tried(lambda: open("/proc/sys/kernel/hostname", "r+")),
     "write_and_execute": tried(lambda: mmap.mmap(-1, 4096, prot=7)),
     "packet_socket": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),

@@ -7,8 +7,9 @@ client ─── router ─── server (jvpn gateway)                       dr
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -110,3 +111,52 @@ def test_workers_that_stand_still_starve_the_watchdog(lab: Lab, site: Site, mana
     ping(site.client, SERVER[0])
     client.stop()
     assert gateway.stop() == 0
+
+
+# --- a stop in order ----------------------------------------------------------------------------------------------
+
+
+def session_of(daemon: Daemon) -> str:
+    (one,) = daemon.cli_json("sessions")["sessions"]
+    return str(one["session_id"])
+
+
+def last_record(daemon: Daemon) -> dict[str, Any]:
+    newest = max((daemon.state_dir / "audit").glob("*.jsonl"))
+    return dict(json.loads(newest.read_text().splitlines()[-1]))
+
+
+def test_a_gateway_that_stops_tells_its_clients_and_comes_back_with_their_sessions(
+    lab: Lab, site: Site
+) -> None:
+    keys = Keys.generate()
+    gateway = make_gateway(lab, site, Keys.generate(), keys, 1).start()
+    client = make_client(lab, site, keys, gateway).start()
+    wait_reachable(site.client, SERVER[0])
+    before = session_of(gateway)
+    gone = gateway.proc
+    began_s = time.monotonic()
+    assert gateway.stop() == 0
+    assert time.monotonic() - began_s < 5
+    assert '"clients_told": 1' in gone.stdout
+    client.proc.wait_line('"the gateway is stopping and keeps the session"')
+    assert client.proc.stdout.count("the gateway is stopping") == 1
+    # Everything that was decided is on disk, and a signed checkpoint is the last word.
+    end = last_record(gateway)
+    assert (end["event"], end["final"]) == ("CHECKPOINT", True)
+    (chain,) = json.loads(gateway.cli("audit", "verify", "--json"))["chains"]
+    assert chain["fault"] is None and chain["unsigned"] == 0
+    gateway.start()
+    wait_reachable(site.client, SERVER[0])
+    assert session_of(gateway) == session_of(client) == before
+    reasons = [event.get("reason") for event in gateway.cli_json("timeline", before)["events"]]
+    assert "OWNER_RESTARTED" in reasons
+    # The client was told, so it did not go looking for another way: it asked for no switch.
+    heard = [line for line in audit_lines(client) if '"SwitchAdvice"' in line]
+    assert heard and all('"DRAIN"' in line for line in heard)
+    client.stop()
+    assert gateway.stop() == 0
+
+
+def audit_lines(daemon: Daemon) -> list[str]:
+    return daemon.cli("audit", "export").splitlines()
