@@ -64,7 +64,8 @@ def uid_of(connection: Any) -> int | None:
         found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     except (AttributeError, OSError):
         return None
-    return int(_UCRED.unpack(found)[1])
+    uid = int(_UCRED.unpack(found)[1])
+    return uid if uid >= 0 else None  # -1: no UNIX socket
 
 
 def local(connection: Any, via: str) -> Actor:

@@ -188,18 +188,20 @@ SCHEMAS: Final[dict[str, Schema]] = {
 }
 
 
+# 32 bytes in base64: the last sign has two bits that are 0.
+_KEY: Final = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
 # What an action is told.
 REQUESTS: Final[dict[str, Schema]] = {
     "Switch": _object(path={**_WHOLE, "minimum": 0, "maximum": 255}),
     "DrainWanted": _object(on=_FLAG),
     "NewPeer": {
         **_object(
-            name=_TEXT,
-            public_key=_TEXT,
-            preshared_key=_TEXT,
+            name={**_TEXT, "pattern": r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,62}$"},
+            public_key={**_TEXT, "pattern": f"^{_KEY}$"},
+            preshared_key={**_TEXT, "pattern": f"^({_KEY})?$"},
             allowed_ips=_list(_TEXT),
             endpoint=_TEXT,
-            keepalive=_TEXT,
+            keepalive={**_TEXT, "pattern": r"^[0-9]{1,4}s$"},
             roaming={"type": "string", "enum": list(get_args(Roaming))},
             protocol={"type": "string", "enum": list(get_args(Protocol))},
         ),

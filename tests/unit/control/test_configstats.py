@@ -95,3 +95,71 @@ def test_what_is_no_token_is_refused_unshown(folder: Path, text: str) -> None:
 )
 def test_mistakes_are_named(folder: Path, table: str, key: str) -> None:
     assert list(mistakes(folder, table)) == [key]
+
+
+# --- who may act -------------------------------------------------------------------------------------------------
+
+
+def operators(folder: Path, text: str, mode: int = 0o600) -> str:
+    (folder / "ops").touch()
+    (folder / "ops").write_text(text)
+    (folder / "ops").chmod(mode)
+    return 'operator_token_file = "ops"\n'
+
+
+def test_operators_have_names_and_tokens_that_are_never_shown(folder: Path) -> None:
+    table = operators(folder, f"# who may act\n\nalice {TOKEN}A\n  bob\t{TOKEN}B  \n{TOKEN}C\n")
+    config = parse(folder, table)
+    assert [(one.name, one.token.decode()[-1]) for one in config.stats.operators] == [
+        ("alice", "A"),
+        ("bob", "B"),
+        ("operator", "C"),
+    ]
+    assert TOKEN not in repr(config.stats) and not config.warnings
+    assert not config.stats.operator_certificates and not config.stats.open_health
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "# nobody\n",
+        "short",
+        "alice short",
+        f"alice {TOKEN} more",
+        f"a/b {TOKEN}",
+        f"alice {TOKEN}é",
+        f"alice {'x' * 513}",
+        f"alice {TOKEN}\nalice {TOKEN}B",
+        f"alice {TOKEN}\nbob {TOKEN}",
+        f"{TOKEN}\n{TOKEN}B",
+        "\n".join(f"n{number} {TOKEN}{number}" for number in range(65)),
+    ],
+)
+def test_what_names_no_operator_is_refused_unshown(folder: Path, text: str) -> None:
+    found = mistakes(folder, operators(folder, text))
+    assert list(found) == ["stats.operator_token_file"]
+    assert TOKEN not in found["stats.operator_token_file"]
+
+
+def test_an_operator_s_token_is_nobody_else_s(folder: Path) -> None:
+    table = operators(folder, TOKEN + "A", 0o644)
+    assert "chmod 600" in mistakes(folder, table)["stats.operator_token_file"]
+    both = operators(folder, TOKEN) + 'token_file = "token"'
+    found = mistakes(folder, both)["stats.operator_token_file"]
+    assert "only read" in found and TOKEN not in found
+
+
+def test_a_token_of_an_operator_opens_no_address_for_reading(folder: Path) -> None:
+    assert "stats.listen" in mistakes(folder, operators(folder, TOKEN + "A") + 'listen = ["0.0.0.0:9"]')
+    assert "stats.listen" in mistakes(folder, 'open_health = true\nlisten = ["0.0.0.0:9"]')
+
+
+def test_certificates_that_may_act_need_an_authority(folder: Path) -> None:
+    tls = 'tls_cert_file = "cert"\ntls_key_file = "key"\n'
+    names = 'operator_certificates = ["ops team"]\n'
+    assert "stats.operator_certificates" in mistakes(folder, names)
+    assert "stats.operator_certificates" in mistakes(folder, names + tls)
+    assert "stats.operator_certificates[0]" in mistakes(folder, 'operator_certificates = [" "]')
+    stats = parse(folder, names + tls + 'tls_client_ca_file = "ca"').stats
+    assert stats.operator_certificates == {"ops team"}
