@@ -69,8 +69,8 @@ def metric(gateway: JvpnGateway, series: str) -> float:
 
 
 def test_every_address_answers(gateway: JvpnGateway) -> None:
-    for path in DOCUMENT["paths"]:
-        if path != "/api/v1/events":
+    for path, methods in DOCUMENT["paths"].items():
+        if "get" in methods and path != "/api/v1/events":
             assert curl(gateway, "--fail", URL + path.replace("{id}", session(gateway)["session_id"])).stdout
     assert read(gateway, "/livez")["live"] is True
     ready = read(gateway, "/readyz")

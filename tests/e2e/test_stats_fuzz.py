@@ -56,7 +56,16 @@ def fuzz(gateway: JvpnGateway, folder: Path, *words: str) -> subprocess.Complete
         '[parameters]\n"path.id" = ["client", "ffff", "c"]\n"path.name" = ["client", "nobody"]\n'
     )
     # It keeps what it found in the folder where it runs.
-    argv = ["env", "-C", str(folder), str(SCHEMATHESIS), "--config-file", str(settings), "run", f"{URL}/openapi.json"]
+    argv = [
+        "env",
+        "-C",
+        str(folder),
+        str(SCHEMATHESIS),
+        "--config-file",
+        str(settings),
+        "run",
+        f"{URL}/openapi.json",
+    ]
     always = ("--exclude-checks", NOT_JUDGED, "--phases", "coverage,fuzzing", "--seed", "1", "--no-color")
     header = ("-H", f"Authorization: Bearer {TOKEN}", "--generation-database", "none")
     return gateway.namespace.run([*argv, *always, *header, *words], check=False, timeout_s=150)

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "switch": "gateway.ops.cli.sessions:switch",
     "ping": "gateway.ops.cli.ping:ping",
     "terminate": "gateway.ops.cli.sessions:terminate",
+    "drain": "gateway.ops.cli.drain:drain",
     "events": "gateway.ops.cli.events:events",
     "timeline": "gateway.ops.cli.events:timeline",
     "why": "gateway.ops.cli.events:why",

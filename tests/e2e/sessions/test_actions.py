@@ -132,7 +132,8 @@ def test_a_drain_keeps_sessions_and_takes_no_new_ones(make_bed: MakeBed) -> None
     )
     assert peers_with_a_session(bed) == ["peer0"]
     ping(bed.topology.client, INNER_GATEWAY)
-    assert act("POST", "/api/v1/drain", {"on": False}, local=True)[1]["phase"] == "serving"
+    assert "Sessions now: 1" in bed.gateway.daemon.cli("drain")
+    assert bed.gateway.daemon.cli_json("drain", "--stop")["phase"] == "serving"
     assert act("GET", "/readyz")[0] == 200
     wait_peers(bed, "late", "peer0")
     assert act("DELETE", "/api/v1/peers/late")[0] == 200
@@ -143,6 +144,7 @@ def test_a_drain_keeps_sessions_and_takes_no_new_ones(make_bed: MakeBed) -> None
     names = [(name, outcome) for name, _, outcome, _ in actions(bed)]
     assert names == [
         ("peer.add", "done"),
+        ("drain", "done"),
         ("drain", "done"),
         ("drain", "done"),
         ("peer.remove", "done"),

@@ -122,6 +122,7 @@ def test_without_a_daemon(jvpn: Jvpn) -> None:
         ["paths", "gw"],
         ["switch", "gw", "2"],
         ["terminate", "gw"],
+        ["drain"],
         ["events", "-f"],
     ):
         assert jvpn(*words).exit_code == 3
