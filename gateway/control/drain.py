@@ -2,8 +2,8 @@
 """A drain: the gateway takes no new sessions, and those it has go on.
 
 While it lasts /readyz fails, and a handshake of a peer without a session is left unanswered: WireGuard has no word for
-a refusal, and a client of ours goes on to its next gateway. Rekeys, reattachments and new addresses are served as ever.
-A drain ends with the process, or when an operator ends it.
+a refusal, so who was not let in asks again. Rekeys, reattachments and new addresses are served as ever. A drain ends
+with the process, or when an operator ends it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ client (wireguard-go) ─── router ─── server (jvpn gateway) ───
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import time
@@ -16,6 +17,7 @@ from typing import Final
 
 import pytest
 
+from tests.net.jump import wait_for
 from tests.net.jvpn import JvpnGateway, JvpnPeer
 from tests.net.lab import Lab, missing_requirements
 from tests.net.traffic import ping, wait_reachable
@@ -86,6 +88,19 @@ def test_peers_come_and_go(gateway: JvpnGateway, stock: WgDevice, site: Site) ->
     site.server.run(["wg", "set", gateway.interface, "peer", new, "remove"])
     assert wg(gateway, "peers") == stock.keys.public
     assert ping(site.client, SERVER[0]).ok
+    me, name = f"uid:{os.geteuid()}", peer["name"]
+    assert wait_for(
+        lambda: [(one["action"], one["by"], one["via"], one["target"]) for one in acts(gateway)],
+        lambda seen: seen == [(act, me, "wg", name) for act in ("peer.add", "peer.remove")],
+        "who acted, in the journal",
+        10.0,
+    )
+
+
+def acts(gateway: JvpnGateway) -> list[dict[str, str]]:
+    exported = gateway.cli("audit", "export", "--state-dir", str(gateway.state_dir))
+    records = [json.loads(line) for line in exported.splitlines()]
+    return [one for one in records if one["event"] == "OPERATOR_ACTION"]
 
 
 def test_what_the_configuration_says_is_not_changed(gateway: JvpnGateway, stock: WgDevice) -> None:
