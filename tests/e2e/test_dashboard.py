@@ -237,6 +237,20 @@ def test_nobody_yet(tmp_path: Path, outside: Browser) -> None:
         assert page.locator("#sessions .nobody").count() == 0
 
 
+def test_a_session_that_ends_leaves_its_history(tmp_path: Path, outside: Browser) -> None:
+    with hosting(tmp_path) as host, watched(outside, host.url) as open_sheet:
+        for number in (1, 2):
+            host.on_loop(lambda made, number=number: made.add_session(number))
+        page = open_sheet().page
+        page.locator("#detail-title .attached").wait_for()
+        host.on_loop(lambda made: made.seen.docs.terminate({"session": "peer1"}))
+        page.locator("#detail-title", has_text="peer1 has ended").wait_for()
+        page.locator("#detail .news li", has_text="TERMINATED OPERATOR_TERMINATED").wait_for()
+        page.locator("#sessions tbody tr").nth(1).wait_for(state="detached")
+        page.reload()
+        page.locator("#detail-title", has_text="peer2").wait_for()
+
+
 def test_the_keyboard_chooses_a_session(tmp_path: Path, outside: Browser) -> None:
     with hosting(tmp_path) as host, watched(outside, host.url) as open_sheet:
         for number in (1, 2):

@@ -13,8 +13,11 @@ import { clock, rate } from "./units.js";
 
 const LIST_MS = 2000;
 const CHOSEN_MS = 1000;
-// What an event changed is read at once, but not more often than this.
+// What an event changed is drawn and read at once, but not more often than this.
 const SOON_MS = 200;
+const READ_AGAIN_MS = 1000;
+// Of how many sessions the measurements are kept beside those of the chosen one.
+const SAMPLED_MAX = 100;
 const RETRY_MS = 2000;
 const FLOWS_MAX = 900;
 
@@ -29,6 +32,8 @@ class Page {
     this.before = null;
     this.chosen = location.hash.match(/^#([0-9a-f]{32})$/)?.[1] ?? null;
     this.session = null;
+    this.ended = null;
+    this.readMs = 0;
     this.soon = 0;
     this.detail = new Detail(at("detail"), this.history, () => this.draw());
     this.list = new SessionList(document.querySelector("#sessions .wide"), this.history, (id) => this.choose(id, true));
@@ -42,24 +47,38 @@ class Page {
   // --- reading ---
 
   async readAll() {
+    this.readMs = Date.now();
     const [stats, listed, paths] = await Promise.all(
       ["/stats", `/api/v1/sessions${this.query}`, `/api/v1/paths${this.query}`].map(read));
     this.skewS = stats.unix_s - Date.now() / 1000;
     this.flow(stats);
     this.list.update(listed.sessions, paths.paths);
-    for (const session of listed.sessions) {
-      const id = session.session_id;
-      this.history.born(id, stats.unix_s - session.age_s, session.state);
-      this.history.sample(id, stats.unix_s, paths.paths.filter((path) => path.session_id === id));
-    }
+    this.keep(stats.unix_s, listed.sessions, paths.paths);
     this.cards(stats, listed);
+    const whole = !listed.more && !this.query;
+    if (whole && this.chosen !== null && !this.list.sessions.has(this.chosen)) this.end();
     if (this.chosen === null && listed.sessions.length) this.choose(listed.sessions[0].session_id, false);
     this.well();
   }
 
+  /** What the gateway does not keep: when sessions began, and what was measured. */
+  keep(now, listed, paths) {
+    for (const session of listed) this.history.born(session.session_id, now - session.age_s, session.state);
+    if (listed.length > SAMPLED_MAX) return;
+    const bySession = new Map(listed.map((session) => [session.session_id, []]));
+    for (const path of paths) bySession.get(path.session_id)?.push(path);
+    for (const [id, rows] of bySession) this.history.sample(id, now, rows);
+  }
+
+  /** The chosen session is no more; what is known of it stays. */
+  end() {
+    this.ended = this.chosen;
+    this.session = null;
+  }
+
   async readChosen() {
     const id = this.chosen;
-    if (id === null) return;
+    if (id === null || id === this.ended || !this.before) return;
     try {
       const session = await read(`/api/v1/sessions/${id}`);
       if (id !== this.chosen) return;
@@ -68,7 +87,7 @@ class Page {
       this.history.sample(id, this.now(), session.paths);
     } catch (error) {
       if (!(error instanceof Missing)) throw error;
-      this.session = null;
+      if (id === this.chosen) this.end();
     }
   }
 
@@ -145,7 +164,10 @@ class Page {
     const worthTelling = this.history.event(body);
     if (body.event === "STATE_CHANGE") {
       this.list.change(body);
-      if (body.session_id === this.chosen && this.session && body.new_state !== "TERMINATED") this.session.state = body.new_state;
+      if (body.session_id === this.chosen && this.session) {
+        if (body.new_state === "TERMINATED") this.end();
+        else this.session.state = body.new_state;
+      }
       if (this.now() - Date.parse(body.ts) / 1000 < 5) {
         put(at("announce"), `${body.peer}: ${body.new_state}, ${body.reason}`);
       }
@@ -163,7 +185,7 @@ class Page {
       this.drawNews();
       this.draw();
       this.guarded(async () => {
-        await this.readAll();
+        if (Date.now() - this.readMs >= READ_AGAIN_MS) await this.readAll();
         await this.readChosen();
         this.draw();
       });

@@ -2,10 +2,11 @@
 // What this page remembers of sessions while it is open. The gateway keeps none of it for us, so all of it is bounded.
 // Times are Unix seconds of the gateway's clock.
 
-const SESSIONS_MAX = 200;
+const SESSIONS_MAX = 600;
 const CHANGES_MAX = 128;
 const NEWS_MAX = 60;
-const SAMPLES_MAX = 900;
+const SAMPLES_MAX = 1500;
+const SAMPLES_S = 900;
 
 const TOLD = new Set([
   "SESSION_CREATED", "STATE_CHANGE", "TRANSPORT_SWITCH", "TRANSPORT_SWITCH_DENIED", "TRANSPORT_DEAD",
@@ -85,6 +86,8 @@ export class History {
       found.set(path.path_id, { rtt: path.srtt_ms, loss, score: path.score });
     }
     bounded(samples, { at, paths: found }, SAMPLES_MAX);
+    const old = samples.findIndex((sample) => sample.at >= at - SAMPLES_S);
+    if (old > 0) samples.splice(0, old);
   }
 
   /** Spans {from, until, state, reason} of one session that reach into the time after `since`, oldest first. */
