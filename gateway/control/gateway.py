@@ -18,7 +18,6 @@ from typing import Any, Final
 import click
 import structlog
 
-from gateway import frames as fr
 from gateway.control import clock, config, configkeys, daemon, drain, farewell, statedir
 from gateway.control.actor import audited, current
 from gateway.control.configfields import Endpoint as HostPort

@@ -251,6 +251,7 @@ def test_our_own_files_name_their_licence_and_fetch_nothing() -> None:
             assert forbidden not in text, f"{path.name}: {forbidden}"
         assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
         assert len(text.splitlines()) <= 300
+        assert all(len(line) <= 120 for line in text.splitlines()) or path.suffix == ".css", path.name
 
 
 def test_every_module_and_file_that_is_named_exists() -> None:

@@ -57,7 +57,7 @@ class Page {
     this.cards(stats, listed);
     const whole = !listed.more && !this.query;
     if (whole && this.chosen !== null && !this.list.sessions.has(this.chosen)) this.end();
-    if (this.chosen === null && listed.sessions.length) this.choose(listed.sessions[0].session_id, false);
+    if (this.chosen === null && listed.sessions.length) this.choose(this.list.first.session_id, false);
     this.well();
   }
 
@@ -127,8 +127,12 @@ class Page {
     if (document.hidden) return;
     const now = this.now(), since = now - this.detail.windowS;
     this.list.show(since, now, this.chosen);
-    if (this.chosen !== null) this.detail.show(this.session, now);
     this.drawFlow(since, now);
+    this.drawChosen();
+  }
+
+  drawChosen() {
+    if (this.chosen !== null && !document.hidden) this.detail.show(this.session, this.now());
   }
 
   drawFlow(since, now) {
@@ -231,10 +235,13 @@ class Page {
 
   run() {
     if (this.chosen !== null) this.choose(this.chosen, false);
-    this.every(LIST_MS, () => this.readAll());
+    this.every(LIST_MS, async () => {
+      await this.readAll();
+      this.draw();
+    });
     this.every(CHOSEN_MS, async () => {
       await this.readChosen();
-      this.draw();
+      this.drawChosen();
     });
     this.listen();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.restyle());

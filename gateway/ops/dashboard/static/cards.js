@@ -78,15 +78,19 @@ export function box({ cpu, memory, process, udp, nics, temperatures_c: temperatu
     ...Object.entries(temperatures).map(([name, value]) => [`${name} °C`, value.toFixed(0)]),
     ...Object.entries(udp).map(([name, count]) => [`UDP ${name.replaceAll("_", " ")}`, zero(count, first.udp[name])]),
   ];
-  return [barTable("Processors and memory", bars), plainTable("Load, this process, UDP errors", rows), nicTable(nics, first.nics)];
+  return [
+    barTable("Processors and memory", bars),
+    plainTable("Load, this process, UDP errors", rows),
+    nicTable(nics, first.nics),
+  ];
 }
 
 function nicTable(nics, first) {
   const moved = ([, nic]) => nic.rx_bytes + nic.tx_bytes;
-  const ordered = Object.entries(nics).sort((a, b) => moved(b) - moved(a) || (a[0] < b[0] ? -1 : 1)).slice(0, NICS_MAX);
+  const busiest = Object.entries(nics).sort((a, b) => moved(b) - moved(a) || (a[0] < b[0] ? -1 : 1));
   const head = ["Interface", "received", "sent", "drops", "errors"].map((name, at) => (
     make("th", { scope: "col", class: at ? "number" : "" }, name)));
-  const rows = ordered.map(([name, nic]) => {
+  const rows = busiest.slice(0, NICS_MAX).map(([name, nic]) => {
     const before = first[name] ?? nic;
     const values = [
       data(nic.rx_bytes), data(nic.tx_bytes),

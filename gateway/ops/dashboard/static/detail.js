@@ -86,21 +86,23 @@ export class Detail {
   head(session) {
     this.name = session.peer || session.session_id;
     this.title.replaceChildren(this.name, " ", stateMark(session.state));
-    const left = session.window_left_s === null ? "" : ` · ends in ${duration(session.window_left_s)} without a transport`;
+    const leftS = session.window_left_s;
+    const left = leftS === null ? "" : ` · ends in ${duration(leftS)} without a transport`;
     put(this.facts, [
       session.stock ? "stock WireGuard" : "jump", session.suite, `age ${duration(session.age_s)}`,
       `version ${session.state_version}`, `epoch ${session.binding_epoch}`, `id ${session.session_id.slice(0, 12)}`,
     ].join(" · ") + left);
-    this.paths.replaceChildren(...session.paths.slice(0, PATHS_MAX).map((path, number) => this.path(path, number)));
+    const paths = session.paths.toSorted((a, b) => a.path_id - b.path_id);
+    this.paths.replaceChildren(...paths.slice(0, PATHS_MAX).map((path) => this.path(path)));
   }
 
-  path(path, number) {
+  path(path) {
     const values = [
       percent(path.loss), milliseconds(path.srtt_ms), milliseconds(path.jitter_ms), path.score.toFixed(2),
       path.penalty ? path.penalty.toFixed(2) : MISSING, `${duration(path.heard_s)} ago`,
     ];
     return make("tr", { class: path.status.toLowerCase() },
-      make("td", {}, sample(number)),
+      make("td", {}, sample(path.path_id - 1)),
       make("th", { scope: "row" }, path.path_id),
       ...[path.address, path.status, path.tier].map((text) => make("td", {}, text)),
       ...values.map((text) => make("td", { class: "number" }, text)));
@@ -108,7 +110,8 @@ export class Detail {
 
   plot() {
     const { samples, switches } = this.history.of(this.id);
-    const ids = [...new Set(samples.slice(-1).flatMap(({ paths }) => [...paths.keys()]))].slice(0, PATHS_MAX);
+    const known = new Set(samples.flatMap(({ paths }) => [...paths.keys()]));
+    const ids = [...known].sort((a, b) => a - b).slice(-PATHS_MAX);
     if (!this.plots.length || ids.join() !== this.pathIds.join()) this.replot(ids);
     const times = samples.map(({ at }) => at);
     MEASURES.forEach(({ key }, number) => {
@@ -127,11 +130,12 @@ export class Detail {
       const readout = make("span", { class: "readout" });
       const label = `${title} of each path over time; the table of paths has the newest values`;
       const host = make("div", { class: "plot", role: "img", "aria-label": label });
-      return { readout, host, box: make("div", { class: `measure ${key}` }, make("h3", {}, title, " ", readout), host) };
+      const box = make("div", { class: `measure ${key}` }, make("h3", {}, title, " ", readout), host);
+      return { readout, host, box };
     });
     this.charts.replaceChildren(...hosts.map(({ box }) => box));
     this.plots = MEASURES.map(({ format, top }, number) => new Plot(hosts[number].host, {
-      names: ids.map((id) => `path ${id}`), format, top, height: number ? 96 : 132,
+      names: ids.map((id) => `path ${id}`), numbers: ids.map((id) => id - 1), format, top, height: number ? 96 : 132,
       range: () => this.range, readout: hosts[number].readout, sync: "paths",
     }));
   }

@@ -46,7 +46,9 @@ export class History {
   /** One event of the stream. */
   event(body) {
     const at = Date.parse(body.ts) / 1000, past = this.of(body.session_id);
-    if (body.event === "STATE_CHANGE") this.change(past, body.state_version, at, body.previous_state, body.new_state, body.reason);
+    if (body.event === "STATE_CHANGE") {
+      this.change(past, body.state_version, at, body.previous_state, body.new_state, body.reason);
+    }
     if (body.event === "TRANSPORT_SWITCH") {
       bounded(past.switches, { at, from: body.path_from, to: body.path_to, reason: body.reason }, CHANGES_MAX);
     }

@@ -74,11 +74,20 @@ export class SessionList {
     });
   }
 
+  get ordered() {
+    return [...this.sessions.values()].sort((a, b) => byName.compare(a.peer, b.peer));
+  }
+
+  /** The first one in trouble, or the first one. */
+  get first() {
+    const { ordered } = this;
+    return ordered.find(({ state }) => state !== "ATTACHED") ?? ordered[0];
+  }
+
   show(since, now, chosen) {
     if (!this.sessions.size) return;
     if (!this.table.isConnected) this.host.replaceChildren(this.table);
-    const ordered = [...this.sessions.values()].sort((a, b) => byName.compare(a.peer, b.peer));
-    ordered.forEach((session, at) => {
+    this.ordered.forEach((session, at) => {
       const id = session.session_id, spans = this.history.spans(id, since, now);
       if (!this.rows.has(id)) this.rows.set(id, new Row(session, this.choose));
       const row = this.rows.get(id);
@@ -93,9 +102,11 @@ export class SessionList {
 export function nobody(peers) {
   const command = (text) => make("pre", {}, make("code", {}, text));
   const add = "jvpn peer add NAME --qr --gateway-endpoint YOUR.ADDRESS:51820";
+  const configured = `${peers} ${peers === 1 ? "peer is" : "peers are"} configured`;
   const [tells, shown] = peers
-    ? [`No session yet. ${peers} ${peers === 1 ? "peer is" : "peers are"} configured; start one of them:`, "jvpn connect -c PEER.conf"]
+    ? [`No session yet. ${configured}; start one of them:`, "jvpn connect -c PEER.conf"]
     : ["No peer yet. Add the first one, and give what it prints to that machine:", add];
   return make("div", { class: "nobody" }, make("p", {}, tells), command(shown),
-    make("p", {}, "Any WireGuard app can scan the code. ", make("code", {}, "jvpn doctor"), " says what this machine lacks."));
+    make("p", {}, "Any WireGuard app can scan the code. ", make("code", {}, "jvpn doctor"),
+      " says what this machine lacks."));
 }

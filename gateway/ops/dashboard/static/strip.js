@@ -40,8 +40,8 @@ export function lanes(spans, since, now, width, left, right) {
   for (const span of spans) {
     const lane = LANES.indexOf(span.state), x = left + Math.max(0, span.from - since) * scale;
     const until = left + (span.until - since) * scale;
-    const place = { x: x.toFixed(1), y: lane * LANE_PX + 1, width: Math.max(2, until - x).toFixed(1), height: LANE_PX - 2 };
-    const shape = { ...place, rx: 2, class: `span ${span.state.toLowerCase()}` };
+    const wide = Math.max(2, until - x).toFixed(1), place = { x: x.toFixed(1), y: lane * LANE_PX + 1 };
+    const shape = { ...place, width: wide, height: LANE_PX - 2, rx: 2, class: `span ${span.state.toLowerCase()}` };
     parts.push(draw("rect", shape, draw("title", {}, words(span))));
     if (span.reason && until - x > 7 * span.reason.length) {
       parts.push(draw("text", { x: x + 5, y: lane * LANE_PX + 10.5, class: "why" }, span.reason));
