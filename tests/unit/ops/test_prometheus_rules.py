@@ -14,12 +14,12 @@ from typing import Final, NamedTuple
 
 import pytest
 
+from gateway.control.watch import STALL_BUCKETS_S
 from gateway.dataplane import engine as dp
 from gateway.noise.admission import Verdict
 from gateway.noise.timers import DEFAULT
 from gateway.ops.stats.box import udp_errors
 from gateway.ops.stats.tally import RECOVERY_BUCKETS_S
-from gateway.control.watch import STALL_BUCKETS_S
 from tests.unit.ops.promtool import ROOT, RULES, evaluate, metric_names, needs_promtool, run
 from tests.unit.ops.statshost import get, on_loop, serving
 
