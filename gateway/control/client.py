@@ -11,16 +11,14 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import structlog
 
-from gateway.control import clock, config, configkeys, ctlclient, daemon, keysfile, statedir
+from gateway.control import clock, config, configkeys, daemon, keysfile, statedir
 from gateway.control.actor import current
 from gateway.control.clientkeeper import ClientKeeper, endpoint_of
 from gateway.control.configfields import Endpoint as HostPort
@@ -47,12 +45,8 @@ from gateway.core.policy import Policy
 from gateway.core.reasons import Reason
 from gateway.dataplane.engine import Engine
 from gateway.errors import (
-    DaemonUnreachable,
     JumpError,
-    NotFound,
-    Refused,
     TryLater,
-    UsageError,
 )
 from gateway.frames import Refuse, RefuseReason, Welcome
 from gateway.net.clientnet import ClientNetwork, ClientPlan
@@ -67,7 +61,6 @@ from gateway.noise.handshake import Identity
 _RESOLVE_INTERVAL_S: Final = 3.0
 # Half a minute between two lines that say so.
 _RESOLVES_PER_LINE: Final = 10
-_DISCONNECT_WAIT_S: Final = 10.0
 
 
 def run(config_path: Path, state_dir: Path) -> int:
@@ -75,62 +68,6 @@ def run(config_path: Path, state_dir: Path) -> int:
     loaded = config.load_client(config_path)
     log = daemon.logger(LEVELS[loaded.log_level])
     return daemon.run(Client(loaded, state_dir, log), log)
-
-
-def disconnect(state_dir: Path, interface: str | None, socket: Path | None = None) -> int:
-    """Stop the client of an interface or behind a control socket, or undo what a killed one left in `state_dir`.
-
-    NotFound when there is neither.
-    """
-    name = interface or ("" if socket else _only_interface(state_dir))
-    path = socket or statedir.control_socket(name)
-    with contextlib.suppress(DaemonUnreachable):
-        name = _ask_to_stop(path, name)
-        _wait_until_gone(UndoJournal(state_dir, name), path)
-        click.echo(f"{name}: disconnected")
-        return 0
-    return _clean_up(state_dir, name or _only_interface(state_dir))
-
-
-def _clean_up(state_dir: Path, name: str) -> int:
-    journal = UndoJournal(state_dir, name)
-    if journal.owner() is None:
-        raise NotFound(f"{name}: no client runs and nothing was left behind in {state_dir}")
-    report = journal.recover()
-    for step in report.undone:
-        click.echo(f"{name}: removed {step}")
-    for step in report.failed:
-        click.echo(f"{name}: could not remove {step}")
-    return 1 if report.failed else 0
-
-
-def _ask_to_stop(path: Path, name: str) -> str:
-    """The name of the interface that goes. Refused when it is not the one that was meant."""
-    try:
-        if name and ctlclient.call(path, "interface")["interface"] != name:
-            raise Refused(f"{path} is the control socket of another interface than {name}")
-        return str(ctlclient.call(path, "stop")["interface"])
-    except UsageError:  # it does not know the command
-        raise Refused(f"{name or path} is a gateway; SIGTERM or Ctrl-C ends it") from None
-
-
-def _only_interface(state_dir: Path) -> str:
-    left = {path.stem.removeprefix("undo-") for path in state_dir.glob("undo-*.json")}
-    found = sorted(left | {path.stem for path in statedir.control_sockets()})
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise NotFound(f"no client runs and nothing was left behind in {state_dir}")
-    raise UsageError(f"several interfaces are up: {', '.join(found)}; name one")
-
-
-def _wait_until_gone(journal: UndoJournal, path: Path) -> None:
-    """Until everything is put back (its journal is gone), and the socket of a client with another state directory."""
-    deadline_s = time.monotonic() + _DISCONNECT_WAIT_S
-    while journal.owner() is not None or ctlclient.owner_pid(path):
-        if time.monotonic() > deadline_s:
-            raise TryLater(f"{journal.interface}: still disconnecting after {_DISCONNECT_WAIT_S:.0f} s")
-        time.sleep(0.05)
 
 
 class Client:

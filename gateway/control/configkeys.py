@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control.configlines import join_key
-from gateway.control.configmodel import ClientConfig, GatewayConfig, GatewayPeer, Peer, Stats
+from gateway.control.configmodel import ClientConfig, GatewayConfig, GatewayPeer, Operator, Peer, Stats
 from gateway.control.configpolicy import ELSEWHERE
 from gateway.core.policy import Policy
 from gateway.net.devices import Settings
@@ -204,8 +204,17 @@ def _stats(stats: Stats) -> Values:
         "stats.tls_cert_file": _path(tls.cert if tls else None),
         "stats.tls_key_file": _path(tls.key if tls else None),
         "stats.tls_client_ca_file": _path(tls.client_ca if tls else None),
+        "stats.wireguard_names": stats.wireguard_names,
         "stats.per_session": stats.per_session,
+        "stats.operator_token_file": _tokens(stats.operators),
+        "stats.operator_certificates": sorted(stats.operator_certificates),
+        "stats.open_health": stats.open_health,
     }
+
+
+def _tokens(operators: Iterable[Operator]) -> bytes | None:
+    """A secret, compared as one."""
+    return b"\n".join(one.name.encode() + b" " + one.token for one in operators) or None
 
 
 def _peer(peer: Peer) -> Values:

@@ -73,8 +73,8 @@ def disconnect(
       jvpn disconnect office
       jvpn disconnect --socket /run/office/control.sock
     """
-    from gateway.control import client as daemon
+    from gateway.control.disconnect import disconnect as stop
 
     if name and interface and name != interface:
         raise UsageError(f"two interfaces are named: {name} and {interface}")
-    ctx.exit(daemon.disconnect(statedir.state_dir(state_dir), name or interface, socket))
+    ctx.exit(stop(statedir.state_dir(state_dir), name or interface, socket))

@@ -107,6 +107,7 @@ def test_every_key_is_on_the_page() -> None:
         "offload",
         "workers",
         "control",
+        "log",
     }
     assert len(keys) > 60
     for key in keys - files - {"stats", "client", "transport"}:

@@ -9,6 +9,7 @@ import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,8 @@ class Prometheus:
     async def ask(self, path: str, **arguments: str) -> Any:
         """The data of an answer that must be good."""
         async with self._session.get(f"{self._url}/{path}", params=arguments) as answer:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                raise aiohttp.ClientConnectionError("it starts")
             body = await answer.json()
         assert body["status"] == "success", (arguments, body)
         return body["data"]
