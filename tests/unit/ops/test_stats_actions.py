@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import socket
@@ -22,9 +23,9 @@ from gateway.control.configmodel import Operator, Peer, Tls
 from gateway.control.observed import Phase
 from gateway.ops.stats.access import Access, Caller, Denied
 from gateway.ops.stats.actions import BODY_MAX_BYTES, BURST
-from gateway.ops.stats.openapi import SCHEMAS
+from gateway.ops.stats.openapi import DOCUMENT, SCHEMAS
 from tests.unit.control.samples import private, public
-from tests.unit.ops.statshost import Made, base, on_loop, serving
+from tests.unit.ops.statshost import PRIVATE, PSK, Made, base, on_loop, serving
 from tests.unit.ops.test_stats_api import faults
 from tests.unit.ops.test_stats_server import make_certificates
 
@@ -55,7 +56,7 @@ class Asker:
         ) as answer:
             text = await answer.text()
             self.said.append(f"{answer.headers}{text}")
-            return answer.status, json.loads(text) if text else {}
+            return answer.status, json.loads(text) if answer.content_type == "application/json" else {}
 
 
 def acting(
@@ -185,6 +186,31 @@ def test_nothing_is_done_before_the_gateway_serves(tmp_path: Path) -> None:
         assert (await ask("POST", "/api/v1/drain", {"on": True}))[0] == 503
 
     acting(work, tmp_path)
+
+
+def test_no_answer_holds_a_key_or_a_token(tmp_path: Path) -> None:
+    """Every address is read, and asked for what it does not have, by who may read, who may act, and nobody."""
+
+    async def work(made: Made, ask: Asker) -> None:
+        made.add_session()
+        body = {"name": "phone", "public_key": public(3), "preshared_key": private(9)}
+        reader = f"Bearer {READER.decode()}"
+        for bearer in (f"Bearer {TOKEN.decode()}", reader, ""):
+            for path, methods in DOCUMENT["paths"].items():
+                for method in methods:
+                    if path != "/api/v1/events":
+                        address = path.replace("{id}", "peer1").replace("{name}", "phone")
+                        sent = None if method == "get" else body
+                        await ask(method.upper(), address, sent, Authorization=bearer)
+        said = "".join(ask.said)
+        assert '"has_preshared_key":true' in said and '"jvpn.error/1"' in said
+        tokens = [one.token.decode() for one in OPERATORS]
+        for key in (PRIVATE, PSK, bytes([9]) * 32, bytes([1]) * 32):
+            assert key.hex() not in said
+            assert base64.b64encode(key).decode().rstrip("=") not in said
+        assert not [token for token in (*tokens, READER.decode()) if token in said]
+
+    acting(work, tmp_path, token=READER)
 
 
 # --- who may act -------------------------------------------------------------------------------------------------
@@ -348,6 +374,9 @@ HEAD: Final = (
         (HEAD + "Content-Length: 99999999\r\n\r\n", 413),
         (HEAD + "Transfer-Encoding: chunked\r\n\r\n5\r\n{    \r\n", 411),
         (HEAD + "Content-Length: 5\r\n\r\nwrong", 400),
+        (HEAD.replace("localhost", "evil.example") + "Content-Length: 100\r\n\r\n{", 421),
+        (HEAD + "Origin: https://evil.example\r\nContent-Length: 100\r\n\r\n{", 403),
+        (HEAD.replace("/json", "/x-www-form-urlencoded") + "Content-Length: 100\r\n\r\n{", 415),
     ],
 )
 def test_slow_and_oversized_requests_hold_nothing(tmp_path: Path, sent: str, status: int) -> None:
