@@ -35,6 +35,8 @@ LIVE_GATEWAY: Final = (
     "log.level",
     "stats.hosts",
     "stats.token_file",
+    "stats.operator_token_file",
+    "stats.operator_certificates",
     "policy.",
     "peer.",
 )
@@ -204,8 +206,8 @@ def _stats(stats: Stats) -> Values:
         "stats.tls_cert_file": _path(tls.cert if tls else None),
         "stats.tls_key_file": _path(tls.key if tls else None),
         "stats.tls_client_ca_file": _path(tls.client_ca if tls else None),
-        "stats.wireguard_names": stats.wireguard_names,
         "stats.per_session": stats.per_session,
+        "stats.wireguard_names": stats.wireguard_names,
         "stats.operator_token_file": _tokens(stats.operators),
         "stats.operator_certificates": sorted(stats.operator_certificates),
         "stats.open_health": stats.open_health,
@@ -213,7 +215,6 @@ def _stats(stats: Stats) -> Values:
 
 
 def _tokens(operators: Iterable[Operator]) -> bytes | None:
-    """A secret, compared as one."""
     return b"\n".join(one.name.encode() + b" " + one.token for one in operators) or None
 
 
@@ -294,6 +295,8 @@ def take_gateway(running: GatewayConfig, file: GatewayConfig) -> GatewayConfig:
         running.stats,
         hosts=file.stats.hosts,
         token=file.stats.token if guarded else running.stats.token,
+        operators=file.stats.operators,
+        operator_certificates=file.stats.operator_certificates,
     )
     return dataclasses.replace(
         running,

@@ -180,14 +180,20 @@ class StatsServer:
             self._socket_path = None
 
     def adopt(self, settings: Stats) -> None:
-        """Another token and other names count from the next request on; listeners stay as they are.
+        """Other tokens, operators and names count from the next request on; listeners stay as they are.
 
         The files of a TLS listener are read again: a certificate that was renewed counts from the next connection on.
         """
-        self._settings = replace(self._settings, token=settings.token, hosts=settings.hosts)
+        self._settings = replace(
+            self._settings,
+            token=settings.token,
+            hosts=settings.hosts,
+            operators=settings.operators,
+            operator_certificates=settings.operator_certificates,
+        )
         for door in self._doors:
             if not door.access.local:
-                door.access = replace(door.access, token=settings.token, hosts=settings.hosts)
+                door.access = _access(self._settings)
         self._renew()
 
     def _renew(self) -> None:

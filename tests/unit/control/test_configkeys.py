@@ -47,6 +47,7 @@ GATEWAY = [
     ("stats.socket", '[stats]\nsocket = "/run/x.http"'),
     ("stats.hosts", '[stats]\nhosts = ["vpn.example.net"]'),
     ("stats.per_session", "[stats]\nper_session = true"),
+    ("stats.open_health", "[stats]\nopen_health = true"),
     ("policy.session.max_lifetime", '[policy.session]\nmax_lifetime = "90m"'),
     ("policy.liveness.profile", '[policy.liveness]\nprofile = "critical"'),
     ("policy.volatility.loss_enter", "[policy.volatility]\nloss_enter = 0.2"),
@@ -142,6 +143,17 @@ def test_a_token_may_change_but_not_vanish_while_listeners_stay(tmp_path: Path) 
         assert taken.stats.token == running.stats.token
         (change,) = compared(running, taken, file)
         assert (change.key, change.live) == ("stats.token_file", False)
+
+
+def test_operators_come_and_go_with_a_reload_unshown(tmp_path: Path) -> None:
+    (tmp_path / "ops").touch(mode=0o600)
+    (tmp_path / "ops").write_text(f"alice {TOKEN}")
+    some, none = gateway('[stats]\noperator_token_file = "ops"', "", tmp_path), gateway("", "", tmp_path)
+    for running, file, shown in ((none, some, (None, HIDDEN)), (some, none, (HIDDEN, None))):
+        taken = take_gateway(running, file)
+        assert taken.stats.operators == file.stats.operators
+        (change,) = compared(running, taken, file)
+        assert change == ("stats.operator_token_file", *shown, True)
 
 
 def test_key_lifetimes_stay_the_data_planes() -> None:

@@ -19,7 +19,7 @@ import pytest
 from yarl import URL
 
 from gateway.control.actor import Actor, local, uid_of
-from gateway.control.configmodel import Operator, Peer, Tls
+from gateway.control.configmodel import Operator, Peer, Stats, Tls
 from gateway.control.observed import Phase
 from gateway.ops.stats.access import Access, Caller, Denied
 from gateway.ops.stats.actions import BODY_MAX_BYTES, BURST
@@ -260,6 +260,20 @@ def test_an_operator_s_token_reads_as_well(tmp_path: Path) -> None:
         assert made.seen.phase is Phase.SERVING
 
     acting(work, tmp_path, token=READER)
+
+
+def test_an_operator_who_is_taken_off_the_file_acts_no_more(tmp_path: Path) -> None:
+    async def work(made: Made, ask: Asker) -> None:
+        assert (await ask("POST", "/api/v1/drain", {"on": False}))[0] == 200
+        assert made.server is not None
+        made.server.adopt(Stats(operators=OPERATORS[1:]))
+        assert (await ask("POST", "/api/v1/drain", {"on": True}))[0] == 401
+        made.server.adopt(Stats())
+        assert (await ask("POST", "/api/v1/drain", {"on": True}))[0] == 403
+        made.server.adopt(Stats(operators=OPERATORS))
+        assert (await ask("POST", "/api/v1/drain", {"on": False}))[0] == 200
+
+    acting(work, tmp_path)
 
 
 def test_over_loopback_without_credentials_actions_are_off(tmp_path: Path) -> None:
