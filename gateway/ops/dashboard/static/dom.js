@@ -7,6 +7,8 @@ const GLYPHS = { BIRTH: "○", ATTACHED: "●", VOLATILE: "◐", DEGRADED: "▼"
 
 export const STATES = ["ATTACHED", "VOLATILE", "DEGRADED", "RECOVERING", "BIRTH"];
 
+export const at = (id) => document.getElementById(id);
+
 function grown(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== null && value !== undefined) element.setAttribute(name, value);
