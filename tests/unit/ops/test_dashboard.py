@@ -264,6 +264,36 @@ def test_every_module_and_file_that_is_named_exists() -> None:
         assert name in given, name
 
 
+def palettes() -> list[dict[str, str]]:
+    """The colours of the light and of the dark scheme by name."""
+    roots = re.findall(r":root \{([^}]*)\}", (STATIC / "style.css").read_text())
+    found = [dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", root)) for root in roots]
+    return [colours for colours in found if colours]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_colour_of_text_can_be_read_in_both_schemes() -> None:
+    light, dark = palettes()
+    assert light.keys() == dark.keys() and contrast("#fff", "#000") == pytest.approx(21)
+    for colours in (light, dark):
+        for name in colours.keys() - {"paper", "card", "rule", "note"}:
+            for ground in ("paper", "card"):
+                assert contrast(colours[name], colours[ground]) >= 4.5, f"{name} on {ground}"
+        assert contrast(colours["ink"], colours["note"]) >= 4.5
+
+
 # --- markup and units ------------------------------------------------------------------------------------------------
 
 

@@ -48,13 +48,14 @@ export class Detail {
     this.paths = make("tbody");
     this.charts = make("div", { class: "charts" });
     this.news = make("ol", { class: "news" });
+    this.hint = make("small");
     const head = COLUMNS.map((name, at) => make("th", { scope: "col", class: at > 4 ? "number" : "" }, name));
     const table = make("table", { class: "paths" }, make("thead", {}, make("tr", {}, ...head)), this.paths);
     this.section.replaceChildren(
       make("div", { class: "bar-of-title" }, this.title,
         make("label", { for: "span" }, "Time shown ", this.span)),
       this.facts, this.strip, this.charts, make("div", { class: "wide" }, table),
-      make("h3", {}, "What happened to it"), this.news);
+      make("h3", {}, "What happened to it ", this.hint), this.news);
   }
 
   /** Another session, or none. */
@@ -86,6 +87,11 @@ export class Detail {
   head(session) {
     this.name = session.peer || session.session_id;
     this.title.replaceChildren(this.name, " ", stateMark(session.state));
+    if (this.hint.dataset.name !== this.name) {
+      this.hint.dataset.name = this.name;
+      const why = make("code", {}, `jvpn why ${this.name}`), all = make("code", {}, `jvpn timeline ${this.name}`);
+      this.hint.replaceChildren("the numbers behind it: ", why, " and ", all);
+    }
     const leftS = session.window_left_s;
     const left = leftS === null ? "" : ` · ends in ${duration(leftS)} without a transport`;
     put(this.facts, [
