@@ -95,7 +95,8 @@ def about(stats: Mapping[str, Any]) -> str:
     failing = [name.replace("_", " ") for name, holds in stats["ready"].items() if not holds]
     health = f"NOT READY: {', '.join(failing)}" if failing else stats["phase"]
     up = units.duration(stats["uptime_s"])
-    return f"{health} · up {up} · {stats['peers']} peers configured · version {stats['version']}"
+    peers = f"{stats['peers']} {'peer' if stats['peers'] == 1 else 'peers'} configured"
+    return f"{health} · up {up} · {peers} · version {stats['version']}"
 
 
 def headline(states: Mapping[str, int], rates: Rates) -> Markup:
@@ -242,7 +243,11 @@ def recovery(found: Mapping[str, Any]) -> Markup:
     rows = [(name, count / highest, count) for name, count in zip(names, counts, strict=True)]
     mean = units.seconds(found["total_s"] / sum(counts))
     return join(
-        tag("p", f"{sum(counts)} recoveries, {mean} on average", class_="calm"),
+        tag(
+            "p",
+            f"{sum(counts)} {'recovery' if sum(counts) == 1 else 'recoveries'}, {mean} on average",
+            class_="calm",
+        ),
         _table("Recoveries by the time they took", rows),
     )
 

@@ -82,7 +82,7 @@ def test_the_page_says_what_the_documents_say(tmp_path: Path) -> None:
                 "Sessions 2",
             ):
                 assert words in seen.said, words
-            assert "1 recoveries" in seen.said and "CPU 0" in seen.said and "lo" in seen.said
+            assert "1 recovery" in seen.said and "CPU 0" in seen.said and "lo" in seen.said
 
     on_loop(work)
 

@@ -8,10 +8,15 @@ import { line } from "./words.js";
 const NICS_MAX = 8;
 const NEWS_SHOWN = 40;
 
+function counted(count, one, many) {
+  return `${count} ${count === 1 ? one : many}`;
+}
+
 export function about(stats) {
   const failing = Object.entries(stats.ready).filter(([, holds]) => !holds).map(([name]) => name.replaceAll("_", " "));
   const health = failing.length ? `NOT READY: ${failing.join(", ")}` : stats.phase;
-  return `${health} · up ${duration(stats.uptime_s)} · ${stats.peers} peers configured · version ${stats.version}`;
+  const peers = `${counted(stats.peers, "peer", "peers")} configured`;
+  return `${health} · up ${duration(stats.uptime_s)} · ${peers} · version ${stats.version}`;
 }
 
 function stateFigure(name, count) {
@@ -40,7 +45,7 @@ export function recovery({ bounds_s: bounds, counts, total_s: totalS }) {
   const names = [...bounds.map((s) => `≤ ${seconds(s)}`), `> ${seconds(bounds.at(-1))}`];
   const highest = Math.max(...counts), rows = counts.map((count, at) => [names[at], count / highest, count]);
   return [
-    make("p", { class: "calm" }, `${all} recoveries, ${seconds(totalS / all)} on average`),
+    make("p", { class: "calm" }, `${counted(all, "recovery", "recoveries")}, ${seconds(totalS / all)} on average`),
     barTable("Recoveries by the time they took", rows),
   ];
 }

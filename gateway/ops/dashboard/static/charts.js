@@ -27,15 +27,15 @@ function axes(format) {
   ];
 }
 
-/** The text of a marker, in a lane where it covers no other. Where there is none the line stands alone: the list of
-    what happened has them all. */
-function label(mark, left, wide, text, taken) {
+/** The text of a marker, in a lane where it covers no other; `free` is up to where each lane is, and newer markers come
+    first. Where there is no room the line stands alone: the list of what happened has them all. */
+function label(mark, left, wide, text, free) {
   const words = make("span", {}, text);
   mark.append(words);
   const width = words.offsetWidth, begins = Math.max(0, Math.min(left + 3, wide - width));
-  const lane = taken.findIndex((end) => end <= begins);
+  const lane = free.findIndex((end) => begins + width + 6 <= end);
   if (lane < 0) words.remove();
-  else taken[lane] = begins + width + 6;
+  else free[lane] = begins;
   words.style.left = `${(begins - left).toFixed(1)}px`;
   mark.className = `marker lane-${lane}`;
 }
@@ -94,12 +94,12 @@ export class Plot {
   place() {
     const { over, scales } = this.plot, wide = over.clientWidth;
     over.querySelectorAll(".marker").forEach((old) => old.remove());
-    const taken = Array(LABEL_LANES).fill(-Infinity), shown = ({ at }) => at >= scales.x.min && at <= scales.x.max;
-    this.markers.filter(shown).forEach(({ at, text }) => {
+    const free = Array(LABEL_LANES).fill(Infinity), shown = ({ at }) => at >= scales.x.min && at <= scales.x.max;
+    this.markers.filter(shown).toReversed().forEach(({ at, text }) => {
       const mark = make("div", { class: "marker" }), left = this.plot.valToPos(at, "x");
       mark.style.left = `${left.toFixed(1)}px`;
       over.append(mark);
-      if (text) label(mark, left, wide, text, taken);
+      if (text) label(mark, left, wide, text, free);
     });
   }
 }
