@@ -174,7 +174,7 @@ def test_a_scrape_of_5000_sessions_takes_ten_milliseconds_at_most(tmp_path: Path
                 made.add_session(number)
             assert made.server is not None
             pages = made.server._pages
-            scrape = Scrape(made.seen, made.seen.watch, pages._tally, await pages._box.document())
+            scrape = Scrape(made.seen, pages._watch, pages._tally, await pages._box.document())
             more = [SessionSeries()] if per_session else []
             await exposition(scrape, open_metrics=False, more=more)
             costs = []
