@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import http
 import json
 import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,13 +41,24 @@ class Prometheus:
     """A server of the test's own."""
 
     def __init__(self, session: aiohttp.ClientSession, port: int) -> None:
-        self._session, self._url = session, f"http://127.0.0.1:{port}/api/v1"
+        self._session, self._root = session, f"http://127.0.0.1:{port}"
+
+    async def started(self) -> None:
+        """Until it serves; before that it refuses connections, then it says 503."""
+        async with asyncio.timeout(UP_WITHIN_S):
+            while not await self._ready():
+                await asyncio.sleep(LOOK_S)
+
+    async def _ready(self) -> bool:
+        try:
+            async with self._session.get(f"{self._root}/-/ready") as answer:
+                return answer.status == http.HTTPStatus.OK
+        except aiohttp.ClientConnectionError:
+            return False
 
     async def ask(self, path: str, **arguments: str) -> Any:
         """The data of an answer that must be good."""
-        async with self._session.get(f"{self._url}/{path}", params=arguments) as answer:
-            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                raise aiohttp.ClientConnectionError("it starts")
+        async with self._session.get(f"{self._root}/api/v1/{path}", params=arguments) as answer:
             body = await answer.json()
         assert body["status"] == "success", (arguments, body)
         return body["data"]
@@ -59,12 +70,7 @@ class Prometheus:
     async def wait(self, expression: str) -> None:
         """Until it has a result."""
         async with asyncio.timeout(UP_WITHIN_S):
-            while True:
-                try:
-                    if await self.query(expression):
-                        return
-                except aiohttp.ClientConnectionError:
-                    pass  # it has just been started
+            while not await self.query(expression):
                 await asyncio.sleep(LOOK_S)
 
 
@@ -94,7 +100,9 @@ async def prometheus(folder: Path, made: Made) -> AsyncIterator[Prometheus]:
         process = await asyncio.create_subprocess_exec(PROMETHEUS, *words, stdout=log, stderr=log)
     try:
         async with aiohttp.ClientSession() as session:
-            yield Prometheus(session, port)
+            server = Prometheus(session, port)
+            await server.started()
+            yield server
     finally:
         process.terminate()
         await process.wait()
