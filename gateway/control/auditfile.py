@@ -6,6 +6,9 @@ ended and the same call may be made again. One thread uses it (the writer of ``a
 
 Every file begins with a JOURNAL record, names each policy it refers to, and its first record's ``prev`` is the digest
 of the last record of the file before. A CHECKPOINT signed with Ed25519 follows at least every 1,024 records.
+
+Files are removed only where a number of files to keep is set, the oldest first, and after a REMOVING record that names
+them is on disk.
 """
 
 from __future__ import annotations
@@ -167,7 +170,7 @@ class Journal:
         self._node = node
         self._key = key
         self._max_bytes = max_bytes
-        self._keep = max(1, keep)
+        self._keep = keep
         self._unix_ns = unix_ns
         self._now_ns = now_ns
         self._fd = -1
@@ -228,10 +231,23 @@ class Journal:
         if self._fd < 0:
             self._reopen()
         if self._size_bytes >= self._max_bytes:
-            self._put((), sync=True, sign=True)
-            self._opening = "rotated"
-            self._new_file()
-            self._drop_old()
+            self._turn()
+
+    def rotate(self) -> Path:
+        """Begin a new file, whatever the size of this one; the one that is complete now. OSError as of ``write``."""
+        self._ready()
+        complete = self._path
+        self._turn()
+        self._put(
+            (), sync=True, sign=True
+        )  # its JOURNAL record: the next start finds where the chain goes on
+        return complete
+
+    def _turn(self) -> None:
+        self._put((), sync=True, sign=True)
+        self._opening = "rotated"
+        self._new_file()
+        self._drop_old()
 
     def _new_file(self) -> None:
         self.close()
@@ -261,7 +277,14 @@ class Journal:
             self._new_file()  # its end is gone: go on in another, so that the loss shows where it is
 
     def _drop_old(self) -> None:
-        for named in journal_files(self._directory, self._interface)[: -self._keep]:
+        """What is removed is written first: a reader who misses a file finds that it was meant."""
+        old = journal_files(self._directory, self._interface)[: -self._keep] if self._keep else []
+        if not old:
+            return
+        body = {"schema": audit.SCHEMA, "mono_ns": self._now_ns(), "event": "REMOVING"}
+        body["files"] = [named.path.name for named in old]
+        self._put([(body, self._unix_ns())], sync=True, sign=True)
+        for named in old:
             named.path.unlink(missing_ok=True)
 
     # --- records ----------------------------------------------------------------------------------------------

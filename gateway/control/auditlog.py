@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -182,7 +183,7 @@ class AuditLog:
         unix_ns: Callable[[], int] = clock.unix_ns,
         now_ns: Callable[[], int] = clock.now_ns,
         max_bytes: int = 64 << 20,
-        keep: int = 8,
+        keep: int = 0,
         redact: bool = False,
         capacity: int = CAPACITY,
         on_problem: Callable[[str], None] = lambda text: None,
@@ -212,6 +213,7 @@ class AuditLog:
         self._some = threading.Event()  # the queue is not empty
         self._now = threading.Event()  # and should be written at once
         self._closing = threading.Event()
+        self._rotations: deque[Future[Path]] = deque()
         self._failing = ""
         self._lost = self._gap_records = self._events = self._written = 0
         self._torn_bytes = 0  # cut off at the start
@@ -325,6 +327,14 @@ class AuditLog:
         """Write what is queued at once, events or not."""
         self._now.set()
 
+    def rotate(self) -> Future[Path]:
+        """Begin a new file of the journal behind what is queued; the path of the one that is complete then."""
+        wanted: Future[Path] = Future()
+        self._rotations.append(wanted)
+        self._some.set()
+        self._now.set()
+        return wanted
+
     def counters(self) -> dict[str, int]:
         """Totals for /metrics; ``failing`` is 1 while nothing can be written."""
         return {
@@ -360,11 +370,23 @@ class AuditLog:
             with self._lock:
                 self._in_flight = 0
                 left = bool(self._queue or self._gaps or self._missed)
+            self._turn_over()
             self._written = self._journal.seq
             if self._closing.is_set() and not (done and left):
                 self._persist(lambda: self._journal.write((), sync=True, final=True))
                 self._journal.close()
                 return
+
+    def _turn_over(self) -> None:
+        """Rotations that were asked for. One that the disk refuses is not tried again: who asked is told."""
+        while self._rotations:
+            wanted = self._rotations.popleft()
+            if not wanted.set_running_or_notify_cancel():
+                continue  # who asked has given up
+            try:
+                wanted.set_result(self._journal.rotate())
+            except OSError as error:
+                wanted.set_exception(error)
 
     def _open(self) -> None:
         self._torn_bytes += self._journal.open().torn_bytes

@@ -112,7 +112,7 @@ class Client:
         for warning in self._config.warnings:
             self._log.warning("configuration", problem=warning)
         daemon.refuse_second(self._control_path(), self._config.interface)
-        records = Records(self._state_dir, self._config.interface, self._log)
+        records = Records(self._state_dir, self._config.interface, self._log, self._config.audit)
         self._records = records
         network = await self._prepare_host()
         # From here on `jvpn disconnect` ends it, also while the gateway's name is not found.
@@ -363,6 +363,7 @@ class Client:
             ping=Pinger(keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
         )
         self._handlers.update(docs.handlers() | self._life.handlers())
+        self._handlers["audit.rotate"] = records.rotate
 
     def _handler_failed(self, command: str, error: BaseException) -> None:
         self._log.error("control command failed", command=command, error=repr(error))

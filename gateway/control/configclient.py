@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.control import configfields, keysfile
+from gateway.control.configaudit import read_audit
 from gateway.control.configfields import Network
 from gateway.control.configgateway import (
     read_addresses,
@@ -71,6 +72,7 @@ def resolve_client(text: str, file: str, origin: Origin, problems: Problems) -> 
         offload=read_offload(tables.offload),
         workers=read_workers(tables.workers, problems),
         log_level=tables.log.level,
+        audit=read_audit(tables.audit, problems),
         warnings=tuple(problems.warnings),
     )
     check_gateways(gateways, config.public_key, problems)

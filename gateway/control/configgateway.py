@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from gateway.constants import DEFAULT_MTU_BYTES, REJECT_AFTER_TIME_NS, REKEY_AFTER_TIME_NS
 from gateway.control import configfields, keysfile
+from gateway.control.configaudit import read_audit
 from gateway.control.configfields import Address, Interface, Network
 from gateway.control.configmodel import ON_THE_LOOP, Dns, GatewayConfig, Offload, Workers
 from gateway.control.configpeers import NO_KEY, Origin, PeerIndex, read_carrier, read_peers, read_secret
@@ -86,6 +87,7 @@ def resolve_gateway(text: str, file: str, origin: Origin, problems: Problems) ->
         offload=read_offload(tables.offload),
         workers=read_workers(tables.workers, problems),
         wg_socket=table.wg_socket,
+        audit=read_audit(tables.audit, problems),
         stats=read_stats(tables.stats, problems, origin),
         log_level=tables.log.level,
         warnings=tuple(problems.warnings),

@@ -111,6 +111,15 @@ class Stats:
     open_health: bool = False  # /livez and /readyz ask for neither token nor certificate
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """When a file of the journal is full, and how many are kept; 0: all of them."""
+
+    max_bytes: int = 64 << 20
+    keep_files: int = 0
+
+
+ALL_KEPT: Final = Audit()
 NO_STATS: Final = Stats(enabled=False)
 
 
@@ -145,6 +154,7 @@ class GatewayConfig:
     wg_socket: bool = True
     stats: Stats = NO_STATS
     log_level: str = "info"
+    audit: Audit = ALL_KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +192,4 @@ class ClientConfig:
     offload: Offload = DEFAULT_OFFLOAD
     workers: Workers = ON_THE_LOOP
     log_level: str = "info"
+    audit: Audit = ALL_KEPT

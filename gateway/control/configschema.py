@@ -94,6 +94,13 @@ class LogTable(Table, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class AuditTable(Table, frozen=True):
+    """The audit journal's files."""
+
+    max_bytes: int = 64 << 20
+    keep_files: int = 0
+
+
 class ControlTable(Table, frozen=True):
     socket: str = ""
 
@@ -143,6 +150,7 @@ class GatewayFile(Table, frozen=True):
     workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
     log: LogTable = LogTable()
+    audit: AuditTable = AuditTable()
     stats: StatsTable = StatsTable()
     peer: list[PeerTable] = []
 
@@ -201,6 +209,7 @@ class ClientFile(Table, frozen=True):
     workers: WorkersTable = WorkersTable()
     control: ControlTable = ControlTable()
     log: LogTable = LogTable()
+    audit: AuditTable = AuditTable()
     transport: TransportTable = TransportTable()
 
 

@@ -115,7 +115,7 @@ class Gateway:
         for warning in self._config.warnings:
             self._log.warning("configuration", problem=warning)
         daemon.refuse_second(self._control_path(), self._config.interface)
-        records = Records(self._state_dir, self._config.interface, self._log)
+        records = Records(self._state_dir, self._config.interface, self._log, self._config.audit)
         self._records = records
         book = PeerBook(self._config, PeersFile(self._state_dir))
         await self._prepare_host()
@@ -276,7 +276,7 @@ class Gateway:
                 tunnel, role="gateway", interface=self._config.interface, started_ns=self._started_ns
             )
 
-        handlers: dict[str, Handler] = {"status": status}
+        handlers: dict[str, Handler] = {"status": status, "audit.rotate": records.rotate}
         handlers.update(self._life.handlers())
         self._add_peer_commands(handlers, book, records)
         if self._keeper is not None:

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import socket
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -18,20 +18,30 @@ from gateway.control import clock, statedir
 from gateway.control.auditfile import load_signing_key
 from gateway.control.auditlog import AuditLog
 from gateway.control.auditread import last_versions
+from gateway.control.configmodel import ALL_KEPT, Audit
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live, Sessions
 from gateway.control.store import SavedSession, Store
 from gateway.core import driver
 from gateway.core.policy import Policy
+from gateway.errors import HostError, TryLater
 from gateway.noise.timestamp import TimestampSource
 
 JOURNAL_FOLDER: Final = "audit"
+# A group of records is on disk in 20 ms; a command waits for ten seconds at most.
+ROTATE_S: Final = 5.0
 
 
 class Records:
     """Audit log and store of one interface. `close` flushes both."""
 
-    def __init__(self, state_dir: Path, interface: str, log: structlog.stdlib.BoundLogger) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        interface: str,
+        log: structlog.stdlib.BoundLogger,
+        files: Audit = ALL_KEPT,
+    ) -> None:
         statedir.ensure_dir(state_dir)
         self._interface = interface
         self.audited: dict[bytes, int] = {}
@@ -42,6 +52,8 @@ class Records:
             socket.gethostname(),
             key,
             interface=interface,
+            max_bytes=files.max_bytes,
+            keep=files.keep_files,
             on_problem=lambda text: log.warning("audit", problem=text),
         )
         self.store = Store(
@@ -94,6 +106,19 @@ class Records:
         if live is not None:
             live.instance = saved.instance
         return live
+
+    async def rotate(self, _args: dict[str, Any]) -> dict[str, Any]:
+        """``audit.rotate``: a new file of the journal; ``jvpn.audit.rotate/1`` names the one that is complete now."""
+        wanted = asyncio.wrap_future(self.audit.rotate())
+        try:
+            complete = await asyncio.wait_for(wanted, ROTATE_S)
+        except TimeoutError:
+            raise TryLater(
+                "the journal is not written at present; its problem is in the daemon's log"
+            ) from None
+        except OSError as error:
+            raise HostError(f"the journal cannot begin a new file: {error.strerror}") from None
+        return {"schema": "jvpn.audit.rotate/1", "interface": self._interface, "complete": str(complete)}
 
     def close(self) -> None:
         """Write what waits. Blocks for at most some seconds."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -122,8 +123,11 @@ def session_of(daemon: Daemon) -> str:
 
 
 def last_record(daemon: Daemon) -> dict[str, Any]:
-    newest = max((daemon.state_dir / "audit").glob("*.jsonl"))
-    return dict(json.loads(newest.read_text().splitlines()[-1]))
+    return last_record_of(max((daemon.state_dir / "audit").glob("*.jsonl")))
+
+
+def last_record_of(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text().splitlines()[-1]))
 
 
 def test_a_gateway_that_stops_tells_its_clients_and_comes_back_with_their_sessions(
@@ -134,6 +138,8 @@ def test_a_gateway_that_stops_tells_its_clients_and_comes_back_with_their_sessio
     client = make_client(lab, site, keys, gateway).start()
     wait_reachable(site.client, SERVER[0])
     before = session_of(gateway)
+    complete = gateway.cli_json("audit", "rotate")["complete"]
+    assert last_record_of(Path(complete))["event"] == "CHECKPOINT"
     gone = gateway.proc
     began_s = time.monotonic()
     assert gateway.stop() == 0
@@ -145,7 +151,7 @@ def test_a_gateway_that_stops_tells_its_clients_and_comes_back_with_their_sessio
     end = last_record(gateway)
     assert (end["event"], end["final"]) == ("CHECKPOINT", True)
     (chain,) = json.loads(gateway.cli("audit", "verify", "--json"))["chains"]
-    assert chain["fault"] is None and chain["unsigned"] == 0
+    assert chain["fault"] is None and chain["unsigned"] == 0 and chain["files"] == 2
     gateway.start()
     wait_reachable(site.client, SERVER[0])
     assert session_of(gateway) == session_of(client) == before

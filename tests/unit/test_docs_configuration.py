@@ -39,6 +39,7 @@ SECTIONS: Final[dict[str, type[Table]]] = {
     "[keys]": configschema.KeysTable,
     "[offload]": configschema.OffloadTable,
     "[workers]": configschema.WorkersTable,
+    "[audit]": configschema.AuditTable,
     "[control]": configschema.ControlTable,
     "[log]": configschema.LogTable,
     "[stats]": configschema.StatsTable,

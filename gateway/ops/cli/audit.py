@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``jvpn audit verify|replay|export``: is the journal whole, and were its decisions the machine's own?
+"""``jvpn audit verify|replay|export|rotate``: is the journal whole, and were its decisions the machine's own?
 
-Rule: these read files and nothing else; they give the same answer on another machine, long after the daemon is gone.
+Rule: all but ``rotate`` read files and nothing else; they give the same answer on another machine, long after the
+daemon is gone.
 """
 
 from __future__ import annotations
@@ -12,10 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.control import statedir
+from gateway.control import ctlclient, statedir
 from gateway.errors import NotFound, UsageError
 from gateway.ops.cli import complete, output
-from gateway.ops.cli.options import interface_option, json_option, state_dir_option
+from gateway.ops.cli.options import (
+    interface_option,
+    json_option,
+    require_socket,
+    socket_option,
+    state_dir_option,
+)
 
 if TYPE_CHECKING:
     from gateway.control.auditfile import Named
@@ -32,7 +39,7 @@ _DIR = click.option(
 
 @click.group()
 def audit() -> None:
-    """Check, replay and export the audit journal. No daemon is needed.
+    """Check, replay and export the audit journal. No daemon is needed, but to rotate it.
 
     \b
     Examples:
@@ -136,6 +143,22 @@ def _say_verdict(verdict: Verdict, signatures: bool) -> None:
         output.note(f"{verdict.interface}: the last {verdict.unsigned} records are not signed yet")
     if verdict.torn_bytes:
         output.note(f"{verdict.interface}: half a record at the end, being written or torn by a crash")
+
+
+# --- rotate ---------------------------------------------------------------------------------------------------------
+
+
+@audit.command()
+@interface_option
+@socket_option
+@json_option
+def rotate(interface: str | None, socket: Path | None, as_json: bool) -> None:
+    """Begin a new file of a running daemon's journal; the others are complete then, to be copied away.
+
+    The new file goes on with the chain of the last one: `jvpn audit verify` reads all of them.
+    """
+    document = ctlclient.call(require_socket(interface, socket), "audit.rotate")
+    output.write_json(document) if as_json else click.echo(f"{document['complete']} is complete")
 
 
 # --- replay ------------------------------------------------------------------------------------------------------
