@@ -14,13 +14,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 import uvloop
 
 from gateway import crypto
-from gateway.control import ctlclient
+from gateway.control import ctlclient, journald
 from gateway.control.loglevel import GATE
 from gateway.control.service import Attended, Service
 from gateway.dataplane import aead
@@ -66,7 +66,7 @@ def logger(level: int = logging.INFO) -> structlog.stdlib.BoundLogger:
     GATE.level = level
     human = sys.stdout.isatty()
     colours = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    renderer = structlog.dev.ConsoleRenderer(colors=colours) if human else structlog.processors.JSONRenderer()
+    renderer = _renderer(human, colours)
     stamper = structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human)
     structlog.configure(
         processors=[GATE, structlog.processors.add_log_level, stamper, renderer],
@@ -75,6 +75,12 @@ def logger(level: int = logging.INFO) -> structlog.stdlib.BoundLogger:
         cache_logger_on_first_use=True,
     )
     return structlog.get_logger()  # type: ignore[no-any-return]
+
+
+def _renderer(human: bool, colours: bool) -> Any:
+    if journald.is_ours():
+        return journald.JournalRenderer()
+    return structlog.dev.ConsoleRenderer(colors=colours) if human else structlog.processors.JSONRenderer()
 
 
 def refuse_second(control_path: Path, interface: str) -> None:
