@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines as entries of systemd's journal, each value a field: `journalctl JVPN_SESSION=…`, `journalctl -p warning`.
 
-Only where stdout is the journal's (systemd.exec(5), $JOURNAL_STREAM). An entry that the journal does not take, or that is
-too large for one datagram, is printed instead: JSON behind the priority, as the journal reads lines (sd-daemon(3)).
+Only where stdout is the journal's (systemd.exec(5), $JOURNAL_STREAM). An entry that the journal does not take, or that
+is too large for one datagram, is printed instead: JSON behind the priority, as the journal reads lines (sd-daemon(3)).
 """
 
 from __future__ import annotations

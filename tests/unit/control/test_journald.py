@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines as the journal gets them, on a socket of the test's own; what is printed where it does not take them."""
+"""Log lines as the journal gets them, on a socket of the test's own, or as they are printed where it takes none."""
 
 from __future__ import annotations
 
