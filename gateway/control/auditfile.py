@@ -28,6 +28,7 @@ from gateway.control.keysfile import RandomBytes
 from gateway.core import audit
 from gateway.core.audit import Body
 from gateway.core.policy import Policy, policy_hash
+from gateway.errors import HostError, JumpError
 
 Clock = Callable[[], int]
 Record = tuple[Body, int]  # a body and its wall clock (Unix ns)
@@ -58,7 +59,10 @@ def load_signing_key(state_dir: Path, random_bytes: RandomBytes) -> SigningKey:
     path = state_dir / KEY_FILE
     if not path.exists():
         keysfile.write_key_file(path, random_bytes(crypto.SEED_BYTES))
-    public, secret = crypto.ed25519_seed_keypair(keysfile.read_key_file(path).key)
+    try:
+        public, secret = crypto.ed25519_seed_keypair(keysfile.read_key_file(path).key)
+    except JumpError as error:
+        raise HostError(f"{error}; restore it, or move it away: a new one signs from then on") from None
     text = keysfile.encode_key(public) + "\n"
     beside = state_dir / PUBLIC_FILE
     if not beside.exists() or beside.read_text() != text:

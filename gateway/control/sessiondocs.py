@@ -22,6 +22,7 @@ from gateway.core.budget import cooldown_left_ns
 from gateway.core.dampening import penalty_now
 from gateway.core.path import Path as CorePath
 from gateway.core.path import stability, status
+from gateway.core.reasons import Reason
 from gateway.core.scoring import floor_us, score_milli
 from gateway.core.session import Session, Turn
 from gateway.core.states import PathState, Role
@@ -44,6 +45,8 @@ _PING_WAIT_MS: Final = 1000
 _PING_WAIT_MAX_MS: Final = 5000
 _WRITTEN_WAIT_S: Final = 0.01
 _WRITTEN_TRIES: Final = 100
+# What a denial leaves unsaid. To an operator the policy denies a stock session's switch alone.
+_DENIED: Final = {Reason.POLICY_DENIED: "; plain WireGuard moves by its own handshakes alone"}
 
 
 # --- documents ---------------------------------------------------------------------------------------------------
@@ -302,7 +305,7 @@ class SessionDocs:
         path_id = _number(args, "path_id", 0, 255)
         self._require_target(live, path_id)
         turn = self._feed(live, inp.OperatorSwitch(path_id, str(actor.current())))
-        self._raise_denied(turn, live.core.stock)
+        self._raise_denied(turn)
         started = any(event.name == "REATTACH_ATTEMPT" for event in turn.events)
         result = "advised" if live.core.role is Role.GATEWAY else "started" if started else "asked"
         return {"schema": ACTION, "action": "switch", "result": result, **summary(live, self._now_ns())}
@@ -321,12 +324,11 @@ class SessionDocs:
         if found in (PathState.DEAD, PathState.REJECTED):
             raise Refused(f"path {path_id} is {found.name}")
 
-    def _raise_denied(self, turn: Turn, stock: bool) -> None:
+    def _raise_denied(self, turn: Turn) -> None:
         for event in turn.events:
             if event.name == "TRANSPORT_SWITCH_DENIED":
                 rule, wait_ns = getattr(event, "rule"), getattr(event, "retry_after_ns")  # noqa: B009
-                text = f"the switch was denied: {rule.name}"
-                text += "; plain WireGuard moves by its own handshakes alone" if stock else ""
+                text = f"the switch was denied: {rule.name}{_DENIED.get(rule, '')}"
                 if wait_ns > 0:
                     raise TryLater(f"{text}; it may pass in {wait_ns // NS_PER_MS} ms")
                 raise Refused(text)

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import pytest
 
+from gateway.control.auditfile import load_signing_key
 from gateway.errors import HostError, TryLater
 from tests.unit.ops.conftest import Jvpn
 from tests.unit.ops.daemon import serving, status
@@ -225,3 +226,10 @@ def test_a_damaged_journal_is_called_so(jvpn: Jvpn, places: Path, damage: bytes,
 def test_no_journal(jvpn: Jvpn) -> None:
     found = jvpn("audit", "verify")
     assert (found.exit_code, "--state-dir names another place" in found.stderr) == (4, True)
+
+
+def test_a_damaged_signing_key(tmp_path: Path) -> None:
+    (tmp_path / "audit.key").touch(0o600)
+    (tmp_path / "audit.key").write_text("noise\n")
+    with pytest.raises(HostError, match=r"audit\.key: .*; restore it, or move it away"):
+        load_signing_key(tmp_path, os.urandom)
