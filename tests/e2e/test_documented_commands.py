@@ -41,6 +41,9 @@ def blocks(page: str) -> Iterator[str]:
 _ESCAPES: Final = {"-": "-", "(aq": "'", "(ga": "`", "(ti": "~", "(ha": "^", "&": "", "e": "\\"}
 
 
+_YAML: Final = re.compile(r" *(?:- )?[\w]+:(?: .*)?| *- .*")
+
+
 def examples(page: str) -> Iterator[str]:
     """The blocks of a man page's EXAMPLES, as they read."""
     section = re.split(r"^\.SH ", (REPO / page).read_text(), flags=re.MULTILINE)
@@ -49,8 +52,10 @@ def examples(page: str) -> Iterator[str]:
         yield re.sub(r"\\(\(\w\w|.)", lambda escape: _ESCAPES[escape[1]], block)
 
 
-def is_toml(block: str) -> bool:
-    """A file, not commands: it begins with a table and can be read."""
+def is_file(block: str) -> bool:
+    """A file, not commands: YAML by its form; TOML begins with a table and can be read."""
+    if all(_YAML.fullmatch(line) for line in block.splitlines()):
+        return True
     if not block.startswith(("[", "#")):
         return False
     tomllib.loads(block)
@@ -71,7 +76,7 @@ def documented() -> list[str]:
         *(block for page in PAGES for block in blocks(page)),
         *(block for page in MAN for block in examples(page)),
     ]
-    return list(dict.fromkeys(line for block in found if not is_toml(block) for line in lines(block)))
+    return list(dict.fromkeys(line for block in found if not is_file(block) for line in lines(block)))
 
 
 # --- the rules -----------------------------------------------------------------------------------------------------
@@ -94,12 +99,17 @@ class Rule:
 
 
 CLIENT: Final = "client"  # `before`: a running client of the gateway named office
+CHANGE: Final = "printf '[handshake]\\nunder_load_per_s = 900\\n' >> s/gateway.toml"
 RULES: Final = (
     # What builds and tests is executed by .ci/run; here that the target exists and makes sense.
     Rule(r"make [a-z -]+", "here"),
     Rule(r"jvpn gateway( -c .*)?", "spare", stays=True, before="jvpn keys gen -o gateway.key"),
     Rule(r"jvpn connect -c .*", "spare", stays=True),
     Rule(r"jvpn disconnect.*", "spare", before=CLIENT),
+    Rule(r"jvpn drain.*"),
+    Rule(r"jvpn config diff( .*)?", before="cp s/gateway.toml gateway.toml.new && cp s/gateway.key ."),
+    Rule(r"jvpn config reload"),
+    Rule(r"jvpn config rollback", before=f"{CHANGE} && jvpn config reload"),
     Rule(r"jvpn (config check|doctor -c) .*", "spare", before="jvpn keys gen -o gateway.key"),
     Rule(r"jvpn (status|sessions|paths|ping|timeline|why|doctor|audit)\b.*"),
     Rule(r"jvpn events.*--follow.*", stays=True, shows="UTC"),
@@ -135,7 +145,7 @@ def test_a_command_without_a_rule_is_seen() -> None:
     with pytest.raises(pytest.fail.Exception, match="no rule"):
         rule_for("jvpn frobnicate")
     assert list(lines("jvpn x --y     what it does\n$ jvpn z # remark\n")) == ["jvpn x --y", "jvpn z"]
-    assert is_toml("[gateway]\nmtu = 1400\n") and not is_toml("jvpn status\n")
+    assert is_file("[gateway]\nmtu = 1400\n") and is_file("a:\n  - b: c\n") and not is_file("jvpn status\n")
 
 
 # --- placeholders --------------------------------------------------------------------------------------------------
@@ -152,6 +162,7 @@ def filled(line: str, place: Newcomer, where: Place) -> str:
         "3fa9": place.session_id("laptop")[:8] if "3fa9" in line else "",
         "--path 2": f"--path {place.standby_at_gateway()}" if "--path 2" in line else "",
         "switch laptop 2": f"switch laptop {place.standby_at_gateway()}" if "switch laptop 2" in line else "",
+        "/etc/jvpn/gateway.toml.new": str(folder / "gateway.toml.new"),
         "/etc/jvpn/gateway.toml": str(folder / "gateway.toml"),
         "--state-dir /var/lib/jvpn": f"--state-dir {where.state}",
         "/backup/audit": str(gateway.state / "audit"),

@@ -124,12 +124,36 @@ def test_of_a_session_at_the_client(place: Newcomer, command: str) -> None:
 @lab_only
 @pytest.mark.parametrize("end", ["gateway", "laptop"])
 @pytest.mark.parametrize(
-    "command", ["status", "sessions", "events", "audit verify", "audit replay", "doctor"]
+    "command", ["status", "sessions", "events", "audit verify", "audit replay", "doctor", "config diff"]
 )
 def test_of_a_daemon(place: Newcomer, command: str, end: str) -> None:
     text = write(getattr(place, end), command)
     fits(text, command)
     assert not [secret for secret in secrets(place) if secret in text]
+
+
+@lab_only
+def test_of_a_configuration_that_changes(place: Newcomer) -> None:
+    file = place.gateway.state / "gateway.toml"
+    before = file.read_text()
+    assert fits(write(place.gateway, "config reload"), "config reload")["applied"] == []
+    file.write_text(f"{before}[handshake]\nunder_load_per_s = 900\n")
+    (change,) = fits(write(place.gateway, "config diff"), "config diff")["changes"]
+    assert (change["key"], change["live"]) == ("handshake.under_load_per_s", True)
+    assert fits(write(place.gateway, "config reload"), "config reload")["applied"] == [change["key"]]
+    assert fits(write(place.gateway, "config rollback"), "config rollback")["file_written"]
+    assert file.read_text() == before
+    file.write_text("nonsense\n")
+    for command in ("config diff", "config reload"):
+        code, text, _ = place.gateway.run(f"jvpn {command} --json", check=False)
+        assert (code, fits(text, command)["ok"]) == (2, False)
+    file.write_text(before)
+
+
+@lab_only
+def test_of_a_drain(place: Newcomer) -> None:
+    assert fits(write(place.gateway, "drain"), "drain")["phase"] == "draining"
+    assert fits(write(place.gateway, "drain --stop"), "drain")["phase"] == "serving"
 
 
 @lab_only

@@ -384,6 +384,67 @@ class Checked(Exact, frozen=True):
     files: list[CheckedFile]
 
 
+class Change(Exact, frozen=True):
+    """A key that differs; ``live``: a reload applies it."""
+
+    key: str
+    running: Any
+    file: Any
+    live: bool
+
+
+class ConfigDiff(Exact, frozen=True):
+    """A file against what the running daemon uses; ``changes`` are of a file without mistakes."""
+
+    schema: Literal["jvpn.config-diff/1"]
+    interface: str
+    file: str
+    ok: bool
+    errors: list[Mistake]
+    changes: list[Change]
+    warnings: list[str] | UnsetType = UNSET
+
+
+class Reload(Exact, frozen=True):
+    """What a reload applied and what waits for a restart; ``kept``: it can be gone back to."""
+
+    schema: Literal["jvpn.config-reload/1"]
+    interface: str
+    file: str
+    ok: bool
+    errors: list[Mistake]
+    applied: list[str]
+    needs_restart: list[str]
+    warnings: list[str]
+    kept: bool
+
+
+class Rollback(Exact, frozen=True):
+    """The same of a step back, and what became of the file."""
+
+    schema: Literal["jvpn.config-rollback/1"]
+    interface: str
+    file: str
+    ok: bool
+    errors: list[Mistake]
+    applied: list[str]
+    needs_restart: list[str]
+    warnings: list[str]
+    kept: bool
+    restored: str
+    undone: str
+    file_written: bool
+    file_problem: str
+
+
+class Drain(Exact, frozen=True):
+    """Whether new sessions are taken, and how many there are."""
+
+    schema: Literal["jvpn.drain/1"]
+    phase: Literal["serving", "draining"]
+    sessions: int
+
+
 class Check(Exact, frozen=True):
     """One thing that the machine has or lacks."""
 
@@ -419,6 +480,10 @@ COMMANDS: Final[dict[str, type[Struct]]] = {
     "peer list": Peers,
     "peer show NAME": OnePeer,
     "config check FILE": Checked,
+    "config diff": ConfigDiff,
+    "config reload": Reload,
+    "config rollback": Rollback,
+    "drain": Drain,
     "doctor": Doctor,
 }
 

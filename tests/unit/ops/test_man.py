@@ -92,25 +92,12 @@ def test_every_command_and_option_is_on_the_page() -> None:
 @needs_mandoc
 def test_every_key_is_on_the_page() -> None:
     shown = text("jvpn.toml.5")
-    tables = [
-        kind for kind in vars(configschema).values() if isinstance(kind, type) and issubclass(kind, Table)
-    ]
+    files = (configschema.GatewayFile, configschema.PeersDocument, configschema.ClientFile)
+    kinds = [kind for kind in vars(configschema).values() if isinstance(kind, type)]
+    tables = [kind for kind in kinds if issubclass(kind, Table) and kind not in files]
     keys = {field.encode_name for kind in tables for field in msgspec.structs.fields(kind)}
-    files = {
-        "gateway",
-        "pool",
-        "nat",
-        "forward",
-        "handshake",
-        "keys",
-        "policy",
-        "offload",
-        "workers",
-        "control",
-        "log",
-    }
-    assert len(keys) > 60
-    for key in keys - files - {"stats", "client", "transport"}:
+    assert len(keys) > 50
+    for key in keys:
         assert re.search(rf"^ +{re.escape(key)}(?: |$)", shown, re.MULTILINE), key
 
 
