@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gateway.control.observed import Observed, Phase
 from gateway.control.peers import Peer
-from gateway.errors import TryLater, UsageError
+from gateway.errors import UsageError
 
 SCHEMA: Final = "jvpn.drain/1"
 
@@ -33,7 +33,6 @@ async def command(seen: Observed, args: dict[str, Any]) -> dict[str, Any]:
     on = args.get("on")
     if not isinstance(on, bool):
         raise UsageError("the argument 'on' must be true or false")
-    if seen.phase is Phase.STARTING:
-        raise TryLater("the gateway is starting")
+    seen.require_running()
     switch(seen, on)
     return {"schema": SCHEMA, "phase": seen.phase.value, "sessions": len(seen.sessions)}

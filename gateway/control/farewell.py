@@ -30,6 +30,7 @@ async def say(seen: Observed) -> int:
     if seen.phase is Phase.STARTING:
         return 0  # no packet has moved yet
     drain.switch(seen, True)
+    seen.stopping = True
     until_s = asyncio.get_running_loop().time() + MOST_S
     told: set[int] = set()
     for pause_s in PAUSES_S:

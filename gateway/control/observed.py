@@ -19,6 +19,7 @@ from gateway.control.sessiondocs import Handler, SessionDocs
 from gateway.control.sessions import Sessions
 from gateway.control.tunnel import Tunnel
 from gateway.control.watch import Watch
+from gateway.errors import TryLater
 
 
 class Phase(enum.Enum):
@@ -31,7 +32,7 @@ class Phase(enum.Enum):
 
 @dataclass(slots=True)
 class Observed:
-    """One gateway. Only ``phase`` changes."""
+    """One gateway. Only ``phase`` and ``stopping`` change."""
 
     interface: str
     started_ns: int
@@ -41,10 +42,16 @@ class Observed:
     records: Records
     commands: Mapping[str, Handler] = field(default_factory=dict)  # those of the control socket
     phase: Phase = Phase.STARTING
+    stopping: bool = False  # it drains for the last time
     watch: Watch = field(init=False)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.tunnel)
+
+    def require_running(self) -> None:
+        """``TryLater`` for an operator who asks too early or too late."""
+        if self.phase is Phase.STARTING or self.stopping:
+            raise TryLater(f"the gateway is {'stopping' if self.stopping else 'starting'}")
 
 
 class Surface(Protocol):

@@ -19,7 +19,7 @@ from gateway.constants import NS_PER_S
 from gateway.control import actor, clock
 from gateway.control.actor import Actor
 from gateway.control.ctlclient import code_of
-from gateway.control.observed import Observed, Phase
+from gateway.control.observed import Observed
 from gateway.core.rates import Bucket
 from gateway.errors import JumpError, NotFound, Refused, TryLater, UsageError
 from gateway.ops.stats.access import Denied
@@ -95,8 +95,10 @@ class Actions:
         if not self._rate.take(clock.now_ns()):
             raise _too_soon(f"at most {PER_S} actions a second")
         body = _decoded(await _read(request), act.body)
-        if self._seen.phase is Phase.STARTING:
-            raise Denial(503, "try_later", "the gateway is starting", ("Retry-After", _RETRY_S))
+        try:
+            self._seen.require_running()
+        except TryLater as error:
+            raise Denial(503, "try_later", str(error), ("Retry-After", _RETRY_S)) from None
         with actor.acting(who):
             return document(await self._run(act.command, act.arguments(name, body)), act.status)
 

@@ -18,9 +18,11 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from gateway.control import farewell
 from gateway.control.actor import Actor, local, uid_of
 from gateway.control.configmodel import Operator, Peer, Stats, Tls
 from gateway.control.observed import Phase
+from gateway.errors import TryLater
 from gateway.ops.stats.access import Access, Caller, Denied
 from gateway.ops.stats.actions import BODY_MAX_BYTES, BURST
 from gateway.ops.stats.openapi import DOCUMENT, SCHEMAS
@@ -180,10 +182,17 @@ def _peer(number: int) -> Peer:
     return Peer(f"stranger{number}", number.to_bytes(32, "big"))
 
 
-def test_nothing_is_done_before_the_gateway_serves(tmp_path: Path) -> None:
+def test_nothing_is_done_before_the_gateway_serves_and_when_it_goes(tmp_path: Path) -> None:
     async def work(made: Made, ask: Asker) -> None:
         made.seen.phase = Phase.STARTING
         assert (await ask("POST", "/api/v1/drain", {"on": True}))[0] == 503
+        made.seen.phase = Phase.SERVING
+        await farewell.say(made.seen)
+        status, seen = await ask("POST", "/api/v1/drain", {"on": False})
+        assert (status, seen["error"]["message"]) == (503, "the gateway is stopping")
+        with pytest.raises(TryLater, match="stopping"):
+            await made.seen.commands["drain"]({"on": False})
+        assert made.seen.phase is Phase.DRAINING
 
     acting(work, tmp_path)
 
