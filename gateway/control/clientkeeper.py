@@ -144,7 +144,12 @@ class ClientKeeper(SessionKeeper):
         """The gateway's address is ours to know: nothing moves."""
 
     def silent(self, now_ns: int, peer: Peer) -> None:
-        """A jump session has probes; for a stock gateway the exchange starts the handshake."""
+        """A jump session has probes. Of a stock gateway this is all there is: the handshake that the exchange begins now
+        attaches the session again.
+        """
+        live = self.sessions.of(peer.slot)
+        if live is not None and live.core.stock:
+            self.sessions.feed(now_ns, live, inp.StockSilent())
 
     def _frame(self, now_ns: int, peer: Peer, event: dp.Event, frame: fr.Frame) -> None:
         live = self.sessions.of(peer.slot)

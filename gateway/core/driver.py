@@ -121,6 +121,7 @@ def _on_restarted(s: Session, turn: Turn, _: inp.Restarted) -> None:
 
 
 _BOTH: Final[Mapping[type[inp.Input], Handler]] = {
+    inp.StockSilent: stock.on_silent,
     inp.Confirmed: _on_confirmed,
     inp.BirthFailed: _end(Trigger.BIRTH_FAILED),
     inp.PathLost: upkeep.on_lost,
@@ -169,7 +170,6 @@ HANDLERS: Final[Mapping[Role, Mapping[type[inp.Input], Handler]]] = {
         inp.OperatorSwitch: gateway.on_operator_switch,
         inp.OwnershipLost: _on_ownership,
         inp.Evicted: _on_evicted,
-        inp.StockSilent: stock.on_silent,
         inp.StockAddressSeen: stock.on_address_seen,
     },
 }

@@ -8,6 +8,8 @@ client ───┤                  ├─── gateway ── backend
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -272,6 +274,25 @@ def test_b31_a_client_restarted_on_a_stock_gateway_is_attached_by_its_handshake(
     assert bed.client.journal.rows(since_ns) == ["T22", "T11", "T13"]
     assert bed.client.journal.of("REATTACH_ATTEMPT", since_ns=since_ns) == []
     assert ping(bed.topology.client, BACKEND, count=5).received == 5
+
+
+def test_a_stock_gateway_that_falls_silent_is_noticed_and_attached_again(make_bed: MakeBed) -> None:
+    """Data sent, nothing back for 15 s: a stock session's only death, at the client's end too; its handshake ends it."""
+    bed = make_bed(policy=LONG_WINDOW, peer_options={"protocol": "wireguard"}, client_protocol="wireguard")
+    bed.start(settled=False)
+    wait_reachable(bed.topology.client, BACKEND)
+    since_ns, pid = boot_ns(), bed.gateway.daemon.proc.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert ping(bed.topology.client, BACKEND, count=3).received == 0
+        bed.client.wait_view(lambda seen: seen.path is None, "the silence to be noticed", 25.0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    seen = bed.client.wait_view(lambda seen: seen.state == "ATTACHED", "ATTACHED", 15.0)
+    assert (seen.session_id, seen.stock) == (bed.ident, True)
+    assert ping(bed.topology.client, BACKEND, count=5).received == 5
+    bed.client.journal.wait(lambda body: body.get("row") == "T13", "T13 on disk", since_ns=since_ns)
+    assert bed.client.journal.rows(since_ns) == ["T5", "T11", "T13"]
 
 
 def test_b31_outside_the_window_it_is_an_explicit_end(make_bed: MakeBed) -> None:
