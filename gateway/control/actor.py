@@ -24,6 +24,8 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 Write = Callable[[Body], None]
 
 ACTION_EVENT: Final = "OPERATOR_ACTION"
+# The commands of a daemon that change something; those of sessions are wrapped where they are made.
+CHANGING: Final = ("audit.rotate", "config.reload", "config.rollback", "drain", "peer.add", "peer.remove")
 # Names of peers and sessions are shorter; what is not one need not be kept whole.
 _TARGET_MAX: Final = 64
 _UCRED: Final = struct.Struct("3i")
@@ -72,6 +74,24 @@ def local(connection: Any, via: str) -> Actor:
     """Who is at the other end of a UNIX socket."""
     uid = uid_of(connection)
     return Actor("uid:unknown" if uid is None else f"uid:{uid}", via)
+
+
+def audit_changes(handlers: dict[str, Handler], write: Write, now_ns: Callable[[], int]) -> None:
+    """Have every changing command of a daemon written down."""
+    for name in CHANGING:
+        if name in handlers:
+            handlers[name] = audited(name, handlers[name], write, now_ns)
+
+
+@contextlib.contextmanager
+def recorded(action: str, target: str, write: Write, now_ns: Callable[[], int]) -> Iterator[None]:
+    """What is done inside of the block is an action on this target."""
+    try:
+        yield
+    except JumpError as error:
+        write(_body(action, target, code_of(error), now_ns()))
+        raise
+    write(_body(action, target, "done", now_ns()))
 
 
 def audited(action: str, handler: Handler, write: Write, now_ns: Callable[[], int]) -> Handler:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.control import clock, config, configkeys, daemon, keysfile, statedir
-from gateway.control.actor import current
+from gateway.control.actor import audit_changes, current
 from gateway.control.clientkeeper import ClientKeeper, endpoint_of
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.confighistory import History
@@ -364,6 +364,7 @@ class Client:
         )
         self._handlers.update(docs.handlers() | self._life.handlers())
         self._handlers["audit.rotate"] = records.rotate
+        audit_changes(self._handlers, records.audit.acted, clock.now_ns)
 
     def _handler_failed(self, command: str, error: BaseException) -> None:
         self._log.error("control command failed", command=command, error=repr(error))

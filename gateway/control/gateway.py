@@ -19,7 +19,7 @@ import click
 import structlog
 
 from gateway.control import clock, config, configkeys, daemon, drain, farewell, statedir
-from gateway.control.actor import audited, current
+from gateway.control.actor import audit_changes, current, recorded
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
 from gateway.control.confighistory import History
@@ -278,7 +278,8 @@ class Gateway:
 
         handlers: dict[str, Handler] = {"status": status, "audit.rotate": records.rotate}
         handlers.update(self._life.handlers())
-        self._add_peer_commands(handlers, book, records)
+        for name, handler in peer_handlers(book, self._install, self._uninstall).items():
+            handlers[name] = self._then_routes(handler)
         if self._keeper is not None:
             docs = SessionDocs(
                 self._keeper.sessions,
@@ -294,12 +295,6 @@ class Gateway:
         await self._control.start()
         if self._config.wg_socket:
             await self._serve_wg(tunnel, handlers)
-
-    def _add_peer_commands(self, handlers: dict[str, Handler], book: PeerBook, records: Records) -> None:
-        for name, handler in peer_handlers(book, self._install, self._uninstall).items():
-            routed = self._then_routes(handler)
-            acts = name in ("peer.add", "peer.remove")
-            handlers[name] = audited(name, routed, records.audit.acted, clock.now_ns) if acts else routed
 
     async def _serve_wg(self, tunnel: Tunnel, handlers: dict[str, Handler]) -> None:
         """For WireGuard's own tools. A gateway that may not write there works without."""
@@ -340,9 +335,8 @@ class Gateway:
             records=records,
             commands=handlers,
         )
-        handlers["drain"] = audited(
-            "drain", partial(drain.command, self._seen), records.audit.acted, clock.now_ns
-        )
+        handlers["drain"] = partial(drain.command, self._seen)
+        audit_changes(handlers, records.audit.acted, clock.now_ns)
         if self._make_surface is not None:
             self._surface = self._make_surface(self._seen, self._config.stats, self._log)
             await self._surface.start()
@@ -422,9 +416,10 @@ class Gateway:
 
     async def _set_peer(self, after: PeerConfig) -> None:
         """One of the file is as said here until the file is read again."""
-        if self._live is None:
+        if self._live is None or self._records is None:
             raise TryLater(f"{self._config.interface} is starting")
-        await self._live.change_peer(after)
+        with recorded("peer.set", after.name, self._records.audit.acted, clock.now_ns):
+            await self._live.change_peer(after)
         self._life.running = replace(self._life.running, peers=self._live.configured)
 
     def _change(self, changed: list[tuple[Peer, PeerConfig]]) -> None:
