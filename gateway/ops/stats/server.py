@@ -28,7 +28,7 @@ from gateway.control.actor import Actor, uid_of
 from gateway.control.configfields import Endpoint
 from gateway.control.configmodel import Stats, Tls
 from gateway.control.observed import Observed
-from gateway.ops.stats.access import NOBODY, Access, Caller, Denied
+from gateway.ops.stats.access import NOBODY, READING, Access, Caller, Denied
 from gateway.ops.stats.answers import Pages
 from gateway.ops.stats.listener import Listener
 from gateway.ops.stats.reply import Denial, refusal
@@ -118,7 +118,8 @@ class Door(web.Server):
         denied = self.access.judge(request.headers, address, request.scheme, request.path, caller)
         if denied is None:
             return await self._ask(request, self.access.operator(request.headers, caller))
-        if denied.code == "token" and (shell := self._unasked(request)) is not None:
+        reads = request.method in READING and not request.body_exists
+        if denied.code == "token" and reads and (shell := self._unasked(request)) is not None:
             return shell
         response = refusal(denied)
         response.force_close()

@@ -453,6 +453,9 @@ def test_health_may_be_open(tmp_path: Path, open_health: bool) -> None:
         for path in ("/stats", "/metrics", "/api/v1/sessions", "/livez/", "//livez"):
             assert (await ask("GET", path, **nobody))[0] == 401
         assert (await ask("GET", "/livez", Host="evil.example", **nobody))[0] == 421
+        # The dashboard's empty page is all that is there for nobody, and only to be read.
+        assert [(await ask(method, "/", **nobody))[0] for method in ("GET", "POST", "PUT")] == [200, 401, 401]
+        assert (await ask("GET", "/", b"body", **nobody))[0] == 401
 
     acting(work, tmp_path, token=READER, open_health=open_health)
 
