@@ -24,8 +24,8 @@ Handler = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 Write = Callable[[Body], None]
 
 ACTION_EVENT: Final = "OPERATOR_ACTION"
-# The commands of a daemon that change something; those of sessions are wrapped where they are made.
-CHANGING: Final = ("audit.rotate", "config.reload", "config.rollback", "drain", "peer.add", "peer.remove")
+# The commands of a daemon that change something; those of sessions and of the configuration see to it themselves.
+CHANGING: Final = ("audit.rotate", "drain", "peer.add", "peer.remove")
 # Names of peers and sessions are shorter; what is not one need not be kept whole.
 _TARGET_MAX: Final = 64
 _UCRED: Final = struct.Struct("3i")

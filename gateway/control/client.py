@@ -11,15 +11,16 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from gateway.control import clock, config, configkeys, daemon, keysfile, statedir
-from gateway.control.actor import audit_changes, current
+from gateway.control.actor import audit_changes, audited, current
 from gateway.control.clientkeeper import ClientKeeper, endpoint_of
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.confighistory import History
@@ -163,6 +164,10 @@ class Client:
     def hang_up(self) -> None:
         """SIGHUP: read the file again."""
         self._life.hang_up()
+
+    def announce_reloads(self, around: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
+        """What the service manager is told goes around each."""
+        self._life.around = around
 
     async def _take_over(self, wanted: ClientConfig) -> Sequence[str]:
         """The keys of ``configkeys.LIVE_CLIENT``."""
@@ -362,6 +367,7 @@ class Client:
             kick=tunnel.kick,
             ping=Pinger(keeper.sessions, secrets.token_bytes, kick=tunnel.kick).ping,
         )
+        self._life.audited = partial(audited, write=records.audit.acted, now_ns=clock.now_ns)
         self._handlers.update(docs.handlers() | self._life.handlers())
         self._handlers["audit.rotate"] = records.rotate
         audit_changes(self._handlers, records.audit.acted, clock.now_ns)

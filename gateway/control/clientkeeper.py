@@ -144,7 +144,7 @@ class ClientKeeper(SessionKeeper):
         """The gateway's address is ours to know: nothing moves."""
 
     def silent(self, now_ns: int, peer: Peer) -> None:
-        """A jump session has probes. Of a stock gateway this is all there is: the handshake that the exchange begins now
+        """A jump session has probes. Of a stock gateway this is all there is: the handshake that begins now
         attaches the session again.
         """
         live = self.sessions.of(peer.slot)

@@ -165,6 +165,8 @@ def _common(config: Config) -> Values:
         "offload.udp_gro": config.offload.udp_gro,
         "workers.count": config.workers.count,
         "workers.native": config.workers.native,
+        "audit.max_bytes": config.audit.max_bytes,
+        "audit.keep_files": config.audit.keep_files,
         "control.socket": _path(config.control_socket),
         "log.level": config.log_level,
     }
@@ -286,18 +288,7 @@ def is_live(key: str, live: Iterable[str]) -> bool:
 
 
 def take_gateway(running: GatewayConfig, file: GatewayConfig) -> GatewayConfig:
-    """``running`` with what it takes over from ``file``: the keys of LIVE_GATEWAY.
-
-    A token may become another one. Whether one is asked for goes with the listeners, which stay as they are.
-    """
-    guarded = bool(running.stats.token) is bool(file.stats.token)
-    stats = dataclasses.replace(
-        running.stats,
-        hosts=file.stats.hosts,
-        token=file.stats.token if guarded else running.stats.token,
-        operators=file.stats.operators,
-        operator_certificates=file.stats.operator_certificates,
-    )
+    """``running`` with what it takes over from ``file``: the keys of LIVE_GATEWAY."""
     return dataclasses.replace(
         running,
         endpoint=file.endpoint,
@@ -309,9 +300,31 @@ def take_gateway(running: GatewayConfig, file: GatewayConfig) -> GatewayConfig:
         under_load_per_s=file.under_load_per_s,
         policy=_with_keys_of(running.policy, file.policy),
         peers=file.peers,
-        stats=stats,
+        stats=_take_stats(running.stats, file.stats),
         log_level=file.log_level,
         warnings=file.warnings,
+    )
+
+
+def _take_stats(running: Stats, file: Stats) -> Stats:
+    """A token may become another one; whether one is asked for goes with the listeners, which stay as they are.
+
+    Operators go at once. They come where the listeners are those that they were checked with.
+    """
+    guarded = bool(running.token) is bool(file.token)
+    same = guarded and (running.listen, running.tls, running.open_health) == (
+        file.listen,
+        file.tls,
+        file.open_health,
+    )
+    return dataclasses.replace(
+        running,
+        hosts=file.hosts,
+        token=file.token if guarded else running.token,
+        operators=tuple(one for one in file.operators if same or one in running.operators),
+        operator_certificates=file.operator_certificates
+        if same
+        else file.operator_certificates & running.operator_certificates,
     )
 
 

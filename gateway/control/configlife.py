@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
 
+from gateway.control.actor import Actor, acting
 from gateway.control.confighistory import History
 from gateway.control.configkeys import Config, changes, compared
 from gateway.control.configreport import read_text
@@ -23,6 +25,8 @@ from gateway.errors import ConfigErrors, JumpError, Refused, UsageError
 
 C = TypeVar("C", bound=Config)
 
+# Who sends a signal, the kernel does not tell the loop.
+BY_SIGNAL: Final = Actor("SIGHUP", "signal")
 DIFF_SCHEMA: Final = "jvpn.config-diff/1"
 RELOAD_SCHEMA: Final = "jvpn.config-reload/1"
 ROLLBACK_SCHEMA: Final = "jvpn.config-rollback/1"
@@ -54,8 +58,10 @@ class ConfigLife(Generic[C]):
         self._apply = apply
         self._lock = asyncio.Lock()
         self._hung_up = asyncio.Event()
-        # Told True when a reload begins and False when it has ended, whatever came of it.
-        self.on_reloading: Callable[[bool], None] = lambda begins: None
+        # Around a reload or a rollback, whatever comes of it: the service manager is told.
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
+        # Makes a command one whose every run is a record of the audit journal.
+        self.audited: Callable[[str, Handler], Handler] = lambda action, handler: handler
 
     def handlers(self) -> dict[str, Handler]:
         """The commands ``config.*`` of the control socket."""
@@ -66,8 +72,8 @@ class ConfigLife(Generic[C]):
         async def reload(_args: dict[str, Any]) -> dict[str, Any]:
             return await self.reload()
 
-        async def rollback(_args: dict[str, Any]) -> dict[str, Any]:
-            return await self.rollback()
+        async def rollback(args: dict[str, Any]) -> dict[str, Any]:
+            return await self.audited("config.rollback", self._rollback)(args)
 
         return {"config.diff": diff, "config.reload": reload, "config.rollback": rollback}
 
@@ -85,7 +91,8 @@ class ConfigLife(Generic[C]):
             await self._hung_up.wait()
             self._hung_up.clear()
             try:
-                await self.reload()
+                with acting(BY_SIGNAL):
+                    await self.reload()
             except JumpError as error:
                 self._log.error("configuration not applied", reason=str(error))
             except Exception as error:  # a fault in one reload must not make the next SIGHUP go unheard
@@ -100,7 +107,7 @@ class ConfigLife(Generic[C]):
         try:
             found = await self._load(path, text)
         except ConfigErrors as errors:
-            return {**document, "ok": False, "errors": mistakes(errors), "changes": []}
+            return {**document, "ok": False, "errors": mistakes(errors), "changes": [], "warnings": []}
         taken = self._take(self.running, found)
         different = await asyncio.to_thread(compared, self.running, taken, found)
         listed = [change.document() for change in different]
@@ -108,30 +115,29 @@ class ConfigLife(Generic[C]):
 
     async def reload(self) -> dict[str, Any]:
         """``jvpn.config-reload/1``: the daemon's file is in force, or nothing has changed."""
+        try:
+            return await self.audited("config.reload", self._reload)({})
+        except ConfigErrors as errors:
+            return self._refused(errors, RELOAD_SCHEMA)
+
+    async def _reload(self, _args: dict[str, Any]) -> dict[str, Any]:
         async with self._lock:
-            self.on_reloading(True)
-            try:
+            with self.around():
                 text = await asyncio.to_thread(read_text, self.running.path)
                 return await self._put_in_force(text, RELOAD_SCHEMA)
-            except ConfigErrors as errors:
-                return self._refused(errors, RELOAD_SCHEMA)
-            finally:
-                self.on_reloading(False)
 
-    async def rollback(self) -> dict[str, Any]:
+    async def _rollback(self, _args: dict[str, Any]) -> dict[str, Any]:
         """``jvpn.config-rollback/1``: the configuration before this one is in force again. The file is not written
         here: ``restored`` holds what it has to say, ``undone`` what it said. ``NotFound`` without an earlier one,
         ``Refused`` for one that does not work any more.
         """
         async with self._lock:
             text = self._history.previous()
-            self.on_reloading(True)
             try:
-                document = await self._put_in_force(text, ROLLBACK_SCHEMA, record=False)
+                with self.around():
+                    document = await self._put_in_force(text, ROLLBACK_SCHEMA, record=False)
             except ConfigErrors as errors:
                 raise Refused(f"the earlier configuration does not work any more: {errors}") from None
-            finally:
-                self.on_reloading(False)
             restored, undone = self._history.step_back()
             return {**document, "restored": str(restored), "undone": str(undone)}
 

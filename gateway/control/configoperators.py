@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -31,7 +30,7 @@ _FILE_MAX: Final = OPERATORS_MAX * (TOKEN_MAX + 128)
 
 def read_tokens(name: str, reader: bytes, problems: Problems, origin: Origin) -> tuple[Operator, ...]:
     """The file's operators: a line each, NAME TOKEN or a token alone; # begins a comment."""
-    if not name:
+    if not name or origin.lacks(name, KEY, problems):
         return ()
     found: tuple[Operator, ...] = problems.check(KEY, partial(_read, origin=origin), name, ())
     if reader and any(one.token == reader for one in found):
@@ -46,8 +45,8 @@ def _read(name: str, origin: Origin) -> tuple[Operator, ...]:
             mode, data = os.fstat(file.fileno()).st_mode, file.read(_FILE_MAX + 1)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    if stat.S_ISREG(mode) and mode & stat.S_IROTH:
-        raise ValueError(f"every user can read {path}; fix it with: chmod 600 {path}")
+    if exposed := keysfile.exposed(path, mode):
+        raise ValueError(exposed)
     lines = data.decode("ascii", "replace").splitlines()
     found = [
         _operator(str(path), number, line.strip())

@@ -13,6 +13,8 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,6 +42,7 @@ class Reloadable(Protocol):
     """A daemon with a file. To others SIGHUP is what it is to every process."""
 
     def hang_up(self) -> None: ...
+    def announce_reloads(self, around: Callable[[], AbstractContextManager[None]]) -> None: ...
 
 
 class Stopping:
@@ -106,6 +109,7 @@ async def _run(daemon: Daemon, log: structlog.stdlib.BoundLogger) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.ask)
     if isinstance(daemon, Reloadable):
+        daemon.announce_reloads(service.reloading)
         loop.add_signal_handler(signal.SIGHUP, _hung_up, daemon, stopping, _has_terminal())
     try:
         await _until_stopped(daemon, stopping, service)

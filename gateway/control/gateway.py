@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import click
 import structlog
 
 from gateway.control import clock, config, configkeys, daemon, drain, farewell, statedir
-from gateway.control.actor import audit_changes, current, recorded
+from gateway.control.actor import audit_changes, audited, current, recorded
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
 from gateway.control.confighistory import History
@@ -173,6 +174,10 @@ class Gateway:
         """SIGHUP: read the file again."""
         self._life.hang_up()
 
+    def announce_reloads(self, around: Callable[[], AbstractContextManager[None]]) -> None:
+        """What the service manager is told goes around each."""
+        self._life.around = around
+
     def problems(self) -> list[str]:
         """What of the data plane does not move."""
         return self._seen.watch.problems() if self._seen is not None else []
@@ -277,6 +282,7 @@ class Gateway:
             )
 
         handlers: dict[str, Handler] = {"status": status, "audit.rotate": records.rotate}
+        self._life.audited = partial(audited, write=records.audit.acted, now_ns=clock.now_ns)
         handlers.update(self._life.handlers())
         for name, handler in peer_handlers(book, self._install, self._uninstall).items():
             handlers[name] = self._then_routes(handler)

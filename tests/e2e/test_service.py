@@ -7,6 +7,7 @@ client ─── router ─── server (jvpn gateway)                       dr
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,6 +88,26 @@ def test_a_client_is_ready_when_its_routes_are_there(lab: Lab, site: Site, manag
     assert client.stop() == 0
     manager.wait("STOPPING")
     assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize("end", ["gateway", "client"])
+@pytest.mark.parametrize("good", [True, False], ids=["good-file", "bad-file"])
+def test_a_reload_is_told_from_its_beginning_to_its_end(
+    lab: Lab, site: Site, manager: Manager, end: str, good: bool
+) -> None:
+    keys = Keys.generate()
+    gateway = make_gateway(lab, site, Keys.generate(), keys, 1)
+    daemon: Daemon = gateway if end == "gateway" else make_client(lab, site, keys, gateway)
+    attended(daemon, manager)
+    daemon.start()
+    manager.wait("READY")
+    with daemon.config_path.open("a") as file:
+        file.write('[log]\nlevel = "debug"\n' if good else "[log]\nlevl = 1\n")
+    daemon.proc.signal(signal.SIGHUP)
+    assert "MONOTONIC_USEC" in manager.wait("RELOADING")
+    assert "READY" in manager.wait("READY")
+    daemon.proc.wait_line("configuration applied" if good else "configuration refused")
+    assert daemon.stop() == 0
 
 
 def test_workers_that_stand_still_starve_the_watchdog(lab: Lab, site: Site, manager: Manager) -> None:

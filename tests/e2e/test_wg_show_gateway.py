@@ -145,6 +145,20 @@ def test_a_peer_that_exists_changes_under_its_session(
     wait_reachable(site.client, SERVER[0])
 
     gateway.cli("config", "reload")
+    me = f"uid:{os.geteuid()}"
+    assert wait_for(
+        lambda: [(one["action"], one["by"], one["via"], one["target"]) for one in acts(gateway)],
+        lambda seen: (
+            seen
+            == [
+                ("peer.change", me, "wg", "stock"),
+                ("peer.change", me, "wg", "stock"),
+                ("config.reload", me, "control", ""),
+            ]
+        ),
+        "who acted, in the journal",
+        10.0,
+    )
     assert wg(gateway, "allowed-ips") == f"{key}\t10.8.0.2/32 fd08::2/128"
     assert site.server.run(["ip", "route", "show", "10.66.0.0/24"]).stdout == ""
     assert [row["session_id"] for row in gateway.call("sessions")["sessions"]] == [ident]

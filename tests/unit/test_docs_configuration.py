@@ -155,6 +155,7 @@ def test_every_exit_code_is_told() -> None:
 
 def test_every_variable_is_told() -> None:
     sources = [*ROOT.glob("gateway/**/*.py"), ROOT / "setup.py", ROOT / ".ci/setup"]
+    sources.remove(ROOT / "gateway/control/journald.py")  # fields of journal entries, no variables
     read = {name for path in sources for name in re.findall(r"\bJVPN_[A-Z]+(?:_[A-Z]+)*\b", path.read_text())}
     assert set(re.findall(r"JVPN_[A-Z_]*[A-Z]", sections(TEXT)["Environment"])) == read
 

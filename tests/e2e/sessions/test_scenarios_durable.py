@@ -277,7 +277,7 @@ def test_b31_a_client_restarted_on_a_stock_gateway_is_attached_by_its_handshake(
 
 
 def test_a_stock_gateway_that_falls_silent_is_noticed_and_attached_again(make_bed: MakeBed) -> None:
-    """Data sent, nothing back for 15 s: a stock session's only death, at the client's end too; its handshake ends it."""
+    """Data sent, nothing back for 15 s: the only death of a stock session, here at its client. A handshake mends it."""
     bed = make_bed(policy=LONG_WINDOW, peer_options={"protocol": "wireguard"}, client_protocol="wireguard")
     bed.start(settled=False)
     wait_reachable(bed.topology.client, BACKEND)

@@ -40,12 +40,15 @@ GATEWAY = [
     ("offload.udp_segment", "[offload]\nudp_segment = false"),
     ("offload.udp_gro", "[offload]\nudp_gro = false"),
     ("workers.native", "[workers]\nnative = true"),
+    ("audit.max_bytes", "[audit]\nmax_bytes = 2097152"),
+    ("audit.keep_files", "[audit]\nkeep_files = 5"),
     ("control.socket", '[control]\nsocket = "/run/x.sock"'),
     ("log.level", '[log]\nlevel = "debug"'),
     ("stats.enabled", "[stats]\nenabled = false"),
     ("stats.listen", '[stats]\nlisten = ["127.0.0.1:9"]'),
     ("stats.socket", '[stats]\nsocket = "/run/x.http"'),
     ("stats.hosts", '[stats]\nhosts = ["vpn.example.net"]'),
+    ("stats.wireguard_names", "[stats]\nwireguard_names = true"),
     ("stats.per_session", "[stats]\nper_session = true"),
     ("stats.open_health", "[stats]\nopen_health = true"),
     ("policy.session.max_lifetime", '[policy.session]\nmax_lifetime = "90m"'),
@@ -145,15 +148,28 @@ def test_a_token_may_change_but_not_vanish_while_listeners_stay(tmp_path: Path) 
         assert (change.key, change.live) == ("stats.token_file", False)
 
 
-def test_operators_come_and_go_with_a_reload_unshown(tmp_path: Path) -> None:
-    (tmp_path / "ops").touch(mode=0o600)
-    (tmp_path / "ops").write_text(f"alice {TOKEN}")
-    some, none = gateway('[stats]\noperator_token_file = "ops"', "", tmp_path), gateway("", "", tmp_path)
-    for running, file, shown in ((none, some, (None, HIDDEN)), (some, none, (HIDDEN, None))):
-        taken = take_gateway(running, file)
-        assert taken.stats.operators == file.stats.operators
-        (change,) = compared(running, taken, file)
-        assert change == ("stats.operator_token_file", *shown, True)
+def test_operators_go_at_once_and_come_where_the_listeners_are_those_they_were_checked_with(
+    tmp_path: Path,
+) -> None:
+    for name, lines in (("both", f"ann {TOKEN}\nbob {OTHER_TOKEN}\n"), ("ann", f"ann {TOKEN}\n")):
+        (tmp_path / name).touch(mode=0o600)
+        (tmp_path / name).write_text(lines)
+
+    def with_operators(name: str, more: str = "") -> GatewayConfig:
+        return gateway(f'[stats]\noperator_token_file = "{name}"\n{more}', "", tmp_path)
+
+    ann, both = with_operators("ann"), with_operators("both")
+    assert [one.name for one in take_gateway(ann, both).stats.operators] == ["ann", "bob"]
+    (change,) = compared(ann, take_gateway(ann, both), both)
+    assert change == ("stats.operator_token_file", HIDDEN, HIDDEN, True)
+    elsewhere = 'listen = ["127.0.0.1:9"]\n'
+    assert [one.name for one in take_gateway(ann, with_operators("both", elsewhere)).stats.operators] == [
+        "ann"
+    ]
+    assert [one.name for one in take_gateway(both, with_operators("ann", elsewhere)).stats.operators] == [
+        "ann"
+    ]
+    assert take_gateway(both, gateway(f"[stats]\n{elsewhere}")).stats.operators == ()
 
 
 def test_key_lifetimes_stay_the_data_planes() -> None:

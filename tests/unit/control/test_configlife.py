@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import structlog
 
-from gateway.control import config
+from gateway.control import actor, config
 from gateway.control.confighistory import KEPT, History, holds_secret
 from gateway.control.configkeys import take_gateway
 from gateway.control.configlife import ConfigLife
 from gateway.control.configmodel import GatewayConfig
+from gateway.control.ctlsock import Handler
 from gateway.control.keysfile import write_key_file
+from gateway.core.audit import Body
 from gateway.errors import HostError, NotFound, Refused, UsageError
 from tests.unit.control import samples
 
@@ -42,7 +45,25 @@ class Place:
             take=take_gateway,
             apply=self._apply,
         )
-        self.life.on_reloading = self.phases.append
+        self.life.around = self._around
+        self.life.audited = self._audited
+        self.acts: list[Body] = []
+
+    @contextmanager
+    def _around(self) -> Iterator[None]:
+        self.phases.append(True)
+        try:
+            yield
+        finally:
+            self.phases.append(False)
+
+    def _audited(self, action: str, handler: Handler) -> Handler:
+        return actor.audited(action, handler, self.acts.append, lambda: 0)
+
+    @property
+    def records(self) -> list[tuple[str, str, str, str]]:
+        """What the audit journal is told."""
+        return [(one["action"], one["by"], one["via"], one["outcome"]) for one in self.acts]
 
     async def _apply(self, wanted: GatewayConfig) -> Sequence[str]:
         self.applied.append(wanted)
@@ -88,6 +109,7 @@ def test_a_reload_applies_what_it_can_and_names_the_rest(place: Place) -> None:
     asyncio.run(scenario())
     assert place.limits == [7, 7]
     assert place.life.running.forward_enabled
+    assert place.records == [("config.reload", "", "", "done")] * 2
     assert place.phases == [True, False, True, False]
 
 
@@ -107,6 +129,7 @@ def test_a_bad_file_changes_nothing(place: Place, text: str, key: str) -> None:
     assert [error["key"] for error in found["errors"]] == [key]
     assert found["errors"][0]["file"] == str(place.file) and found["errors"][0]["line"] > 0
     assert place.phases == [True, False]
+    assert place.records == [("config.reload", "", "", "failed")]
     assert asyncio.run(place.life.diff())["ok"] is False
 
 
@@ -140,12 +163,14 @@ def test_a_hangup_before_the_start_is_done_is_not_lost_and_many_are_one(place: P
             await asyncio.sleep(0.001)
         place.limit(14)
         place.life.hang_up()
-        while place.limits[-1] != 14:
+        while len(place.records) < 3:
             await asyncio.sleep(0.001)
         task.cancel()
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
     assert place.limits == [1000, 13, 1000, 14]
+    outcomes = ["done", "refused", "done"]
+    assert place.records == [("config.reload", "SIGHUP", "signal", outcome) for outcome in outcomes]
 
 
 def test_a_diff_asks_about_the_file_another_one_or_a_text(place: Place, tmp_path: Path) -> None:
@@ -171,18 +196,24 @@ def test_a_rollback_goes_back_step_by_step(place: Place) -> None:
         for number in (7, 8):
             place.limit(number)
             await place.life.reload()
-        found = await place.life.rollback()
+        rollback = place.life.handlers()["config.rollback"]
+        found = await rollback({})
         assert found["schema"] == "jvpn.config-rollback/1"
         assert found["applied"] == ["handshake.under_load_per_s"]
         assert "= 7" in Path(found["restored"]).read_text()
         assert Path(found["undone"]).read_text() == place.file.read_text()
-        await place.life.rollback()
+        await rollback({})
         with pytest.raises(NotFound):
-            await place.life.rollback()
+            await rollback({})
         task.cancel()
 
     asyncio.run(scenario())
     assert place.limits == [7, 8, 7, 1000]
+    assert [(act, how) for act, _, _, how in place.records[2:]] == [
+        ("config.rollback", "done"),
+        ("config.rollback", "done"),
+        ("config.rollback", "not_found"),
+    ]
 
 
 def test_a_rollback_to_what_does_not_work_any_more_is_refused(place: Place, tmp_path: Path) -> None:
@@ -193,7 +224,7 @@ def test_a_rollback_to_what_does_not_work_any_more_is_refused(place: Place, tmp_
         await place.life.reload()
         (tmp_path / "own.key").unlink()
         with pytest.raises(Refused, match=r"own\.key"):
-            await place.life.rollback()
+            await place.life.handlers()["config.rollback"]({})
         task.cancel()
 
     asyncio.run(scenario())

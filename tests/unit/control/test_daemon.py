@@ -30,8 +30,14 @@ class Fileless:
         self.say("started")
     async def stop(self):
         self.say("stopped")
+    def problems(self):
+        return []
+    def summary(self):
+        return ""
 
 class WithFile(Fileless):
+    def announce_reloads(self, around):
+        pass
     def hang_up(self):
         self.say("reload")
 

@@ -251,7 +251,7 @@ def test_what_the_machine_refuses_half_way_is_taken_back_by_the_same_code(tmp_pa
 
 
 def test_small_things_count_at_once(tmp_path: Path) -> None:
-    for name, token in (("one", TOKEN), ("two", OTHER)):
+    for name, token in (("one", TOKEN), ("two", OTHER), ("three", "ann of-her-own-for-acting")):
         (tmp_path / name).touch(mode=0o600)
         (tmp_path / name).write_text(token)
 
@@ -268,10 +268,13 @@ def test_small_things_count_at_once(tmp_path: Path) -> None:
         assert await status(running, TOKEN, "vpn.example.net") == 421
         await running.apply(
             '[log]\nlevel = "error"\n[handshake]\nunder_load_per_s = 3\n'
-            '[stats]\ntoken_file = "two"\nhosts = ["vpn.example.net"]\n'
+            '[stats]\ntoken_file = "two"\nhosts = ["vpn.example.net"]\noperator_token_file = "three"\n'
         )
         assert await status(running, TOKEN, "localhost") == 401
         assert await status(running, OTHER, "vpn.example.net") == 200
+        assert running.made.server is not None
+        operators = {one.name for door in running.made.server._doors for one in door.access.operators}
+        assert operators == {"ann"}
         assert GATE.level == LEVELS["error"]
         meter, now_ns = running.made.tunnel.admission._meter, clock.now_ns()
         assert [meter.add(now_ns) for _ in range(5)] == [False, False, False, True, True]
