@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines as entries of systemd's journal, each value a field: `journalctl JVPN_SESSION=…`, `journalctl -p warning`.
+"""Log lines as entries of systemd's journal, each value a field whose name begins with JVPN: `journalctl -p warning`.
 
 Only where stdout is the journal's (systemd.exec(5), $JOURNAL_STREAM). An entry that the journal does not take, or that
 is too large for one datagram, is printed instead: JSON behind the priority, as the journal reads lines (sd-daemon(3)).
@@ -68,11 +68,12 @@ def entry(event: Event, priority: int) -> bytes:
     told = " ".join(f"{key}={_text(value)}" for key, value in values.items())
     fields = [("MESSAGE", f"{event.get('event', '')} {told}".rstrip())]
     fields += [("PRIORITY", str(priority)), ("SYSLOG_IDENTIFIER", IDENTIFIER)]
-    fields += [(_name(key), _text(value)) for key, value in values.items()]
+    fields += [(field_name(key), _text(value)) for key, value in values.items()]
     return b"".join(_field(name, value) for name, value in fields)
 
 
-def _name(key: str) -> str:
+def field_name(key: str) -> str:
+    """What a value is called in the journal."""
     return ("JVPN_" + _NOT_A_NAME.sub("_", key.upper()))[:_NAME_MAX]
 
 

@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import pytest
 
+from gateway.control import journald
 from tests.e2e.newcomer import ADDRESS, Newcomer, Place, wait_until
 from tests.net.lab import REPO, Lab, missing_requirements
 from tests.net.wg import SOCKETS, Keys
@@ -26,6 +27,7 @@ lab_only = pytest.mark.skipif(MISSING is not None, reason=f"no laboratory: {MISS
 PAGES: Final = ("README.md", "docs/operations.md", "docs/cli.md")
 MAN: Final = ("docs/man/jvpn.1", "docs/man/jvpn.toml.5")
 STAYS_S: Final = 20.0
+UNITS: Final = {path.stem for path in (REPO / "gateway/ops/systemd").glob("*.service")}
 
 
 # --- the lines -----------------------------------------------------------------------------------------------------
@@ -103,6 +105,9 @@ CHANGE: Final = "printf '[handshake]\\nunder_load_per_s = 900\\n' >> s/gateway.t
 RULES: Final = (
     # What builds and tests is executed by .ci/run; here that the target exists and makes sense.
     Rule(r"make [a-z -]+", "here"),
+    # systemd does not run here: that the unit exists, and that a line of its log has the field.
+    Rule(r"(systemctl|journalctl) .*", "here"),
+    Rule(r"cp .*/examples/.*", "spare"),
     Rule(r"jvpn gateway( -c .*)?", "spare", stays=True, before="jvpn keys gen -o gateway.key"),
     Rule(r"jvpn connect -c .*", "spare", stays=True),
     Rule(r"jvpn disconnect.*", "spare", before=CLIENT),
@@ -164,6 +169,8 @@ def filled(line: str, place: Newcomer, where: Place) -> str:
         "switch laptop 2": f"switch laptop {place.standby_at_gateway()}" if "switch laptop 2" in line else "",
         "/etc/jvpn/gateway.toml.new": str(folder / "gateway.toml.new"),
         "/etc/jvpn/gateway.toml": str(folder / "gateway.toml"),
+        "/etc/jvpn/gateway.key": str(folder / "etc/gateway.key"),
+        "/usr/share/doc/jumping-vpn/examples": str(REPO / "gateway/ops/systemd/examples"),
         "--state-dir /var/lib/jvpn": f"--state-dir {where.state}",
         "/backup/audit": str(gateway.state / "audit"),
         "/run/jvpn/jvpn0.http": str(gateway.runtime / "jvpn0.http"),
@@ -234,6 +241,10 @@ def place(lab: Lab) -> Newcomer:
 @pytest.mark.parametrize("line", documented())
 def test_it_works(place: Newcomer, line: str) -> None:
     rule = rule_for(line)
+    if rule.at == "here" and not line.startswith("make"):
+        assert set(re.findall(r"jvpn-\w+|jvpn@", line)) <= UNITS
+        assert all(journald.field_name(name) == field for field, name in re.findall(r"(JVPN_(\w+))=", line))
+        return
     if rule.at == "here":
         assert place.gateway.run(f"make -C {REPO} --no-print-directory -n {line.removeprefix('make ')}")[1]
         return

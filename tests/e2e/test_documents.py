@@ -124,7 +124,8 @@ def test_of_a_session_at_the_client(place: Newcomer, command: str) -> None:
 @lab_only
 @pytest.mark.parametrize("end", ["gateway", "laptop"])
 @pytest.mark.parametrize(
-    "command", ["status", "sessions", "events", "audit verify", "audit replay", "doctor", "config diff"]
+    "command",
+    ["status", "sessions", "events", "audit verify", "audit replay", "audit rotate", "doctor", "config diff"],
 )
 def test_of_a_daemon(place: Newcomer, command: str, end: str) -> None:
     text = write(getattr(place, end), command)

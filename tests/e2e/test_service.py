@@ -71,6 +71,9 @@ def test_ready_means_that_it_serves_and_stopping_comes_first(lab: Lab, site: Sit
         pass
     with_client.stop()
     manager.heard()
+    gateway.proc.signal(signal.SIGHUP)
+    manager.wait("RELOADING")
+    manager.wait("READY")
     assert gateway.stop() == 0
     assert "STOPPING" in manager.wait("STOPPING")
     assert not any("WATCHDOG" in one for one in manager.heard())

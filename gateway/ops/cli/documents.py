@@ -235,6 +235,14 @@ class Verified(Exact, frozen=True):
     chains: list[VerifiedChain]
 
 
+class Rotated(Exact, frozen=True):
+    """The journal's file that is complete now."""
+
+    schema: Literal["jvpn.audit.rotate/1"]
+    interface: str
+    complete: str
+
+
 class ReplayedChain(Exact, frozen=True):
     """One interface's decisions; ``written`` and ``replayed`` are the first that differ."""
 
@@ -477,6 +485,7 @@ COMMANDS: Final[dict[str, type[Struct]]] = {
     "why SESSION": Why,
     "audit verify": Verified,
     "audit replay": Replayed,
+    "audit rotate": Rotated,
     "peer list": Peers,
     "peer show NAME": OnePeer,
     "config check FILE": Checked,
