@@ -88,6 +88,8 @@ def test_what_the_package_holds(usr: Path) -> None:
         "usr/lib/tmpfiles.d/jvpn.conf",
         "usr/share/bash-completion/completions/jvpn",
         "usr/share/doc/jumping-vpn/copyright",
+        "usr/share/jumping-vpn/grafana/jvpn.json",
+        "usr/share/jumping-vpn/prometheus/jvpn.rules.yml",
         "usr/share/doc/jumping-vpn/examples/gateway.toml",
     }
     pages = {
@@ -99,6 +101,8 @@ def test_what_the_package_holds(usr: Path) -> None:
     ).stdout
     assert not re.search(r"__pycache__|\.key$|\.pyx$", listing, re.MULTILINE)
     assert all(line.split()[1] == "root/root" for line in listing.splitlines())
+    named = re.findall(r"/usr/lib/\S+LICENSE\S*", (usr / "share/doc/jumping-vpn/copyright").read_text())
+    assert len(named) == 2 and all((root / name[1:]).exists() for name in named)
     # Whoever installs it gets every licence that the libraries ask to be passed on.
     folders = list((usr / "lib/jumping-vpn").glob("*.dist-info"))
     assert len(folders) == len(
@@ -117,8 +121,8 @@ def test_the_same_tree_gives_the_same_package() -> None:
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="no lintian here")
-def test_lintian_finds_no_error() -> None:
-    command = ["lintian", "--allow-root", "--fail-on", "error", str(built())]
+def test_lintian_finds_nothing() -> None:
+    command = ["lintian", "--allow-root", "--fail-on", "warning", str(built())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
