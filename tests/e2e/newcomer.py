@@ -11,6 +11,7 @@ The gateway is 10.9.9.9 for everybody. Commands are lines for bash, run as they 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 import time
@@ -151,6 +152,16 @@ class Newcomer:
     def session_id(self, name: str) -> str:
         """The id of a peer's session."""
         return str(self.gateway.json(f"jvpn sessions {name} --json")["session_id"])
+
+    def secrets(self) -> list[str]:
+        """Every key that nothing but the command that made it may show."""
+        files = [self.gateway.state / name for name in ("gateway.key", "audit.key")]
+        text = self.laptop_file + self.phone_file
+        inside = re.findall(r"^(?:PrivateKey|PresharedKey) = (\S+)", text, re.MULTILINE)
+        found = [*inside, *(path.read_text().strip() for path in files)]
+        if len(found) != 5:
+            raise LabError(f"{len(found)} secrets instead of 5")
+        return found
 
     def standby(self, session: str) -> int:
         """The number of the laptop's second path, once nothing holds back a switch to it."""

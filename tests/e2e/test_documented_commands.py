@@ -86,14 +86,15 @@ def documented() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``line`` is a pattern for the whole command. ``at``: which machine; spare: a fresh one each time.
+    """``line`` is a pattern for the whole command. ``at``: which machine; spare: a fresh one each time. unit:
+    needs systemd as the first process; here only that the unit is one of ours, the appliance's guest runs it.
 
     ``stays``: it runs until Ctrl-C, which ends it with ``ends``; by then ``shows`` has been seen, or a daemon answers.
     ``before`` makes on a fresh machine what the line needs.
     """
 
     line: str
-    at: Literal["gateway", "laptop", "spare", "here"] = "gateway"
+    at: Literal["gateway", "laptop", "spare", "here", "unit"] = "gateway"
     stays: bool = False
     shows: str = ""
     ends: int = 0
@@ -248,20 +249,30 @@ def test_it_works(place: Newcomer, line: str) -> None:
     if rule.at == "here":
         assert place.gateway.run(f"make -C {REPO} --no-print-directory -n {line.removeprefix('make ')}")[1]
         return
+    if rule.at == "unit":
+        assert (UNITS / f"{re.findall('jvpn-gateway', line)[0]}.service").exists()
+        return
     where = place.spare() if rule.at == "spare" else getattr(place, rule.at)
     furnish(place, where, line, rule.before)
     if "terminate" in line:
         line = line.replace("laptop", where.json("jvpn sessions --json")["sessions"][0]["session_id"])
     command = filled(line, place, where)
     if rule.stays:
-        stay(where, command, rule)
+        stay(place, where, command, rule)
     else:
         code, out, err = where.run(command, check=False)
         assert code == 0, out + err
-        assert "Traceback" not in err
+        sound(place, out + err)
 
 
-def stay(where: Place, command: str, rule: Rule) -> None:
+def sound(place: Newcomer, shown: str) -> None:
+    """No traceback, no escape sequence where there is no terminal, no secret of the machines."""
+    assert "Traceback" not in shown
+    assert "\x1b" not in shown
+    assert not [secret for secret in place.secrets() if secret in shown]
+
+
+def stay(place: Newcomer, where: Place, command: str, rule: Rule) -> None:
     """Run it until it does what it is for, then Ctrl-C."""
     proc = where.spawn(command, f"stay-{secrets.token_hex(4)}")
     if rule.shows:
@@ -270,4 +281,4 @@ def stay(where: Place, command: str, rule: Rule) -> None:
         where.wait_daemon(proc)
     proc.signal(signal.SIGINT)
     assert proc.wait(STAYS_S) == rule.ends, proc.output
-    assert "Traceback" not in proc.output
+    sound(place, proc.output)
