@@ -139,7 +139,11 @@ class ControlServer:
         handler = self._handlers.get(request.command)
         if handler is None:
             return _failure(
-                request.id, UsageError("unknown command; this daemon has: " + ", ".join(self._handlers))
+                request.id,
+                UsageError(
+                    "unknown command: a client lacks what only a gateway does, an older daemon what is new; "
+                    "this one has: " + ", ".join(self._handlers)
+                ),
             )
         try:
             result = await handler(request.args)

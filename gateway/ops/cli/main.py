@@ -62,7 +62,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does it; a command that is nearly right is named."""
+        """As click does it, which would look for what was meant among commands that are imported already."""
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
@@ -70,7 +70,8 @@ class LazyGroup(click.Group):
 
             near = get_close_matches(args[0], _COMMANDS, n=1)
             if near:
-                raise click.UsageError(f"No such command {args[0]!r}; did you mean {near[0]}?", ctx) from None
+                text = f"No such command {args[0]!r}. Did you mean {near[0]!r}?"
+                raise click.UsageError(text, ctx) from None
             raise
 
     def main(  # type: ignore[override]  # click has overloads for standalone_mode, which this ignores
@@ -102,7 +103,8 @@ def report(error: BaseException) -> int:
         click.echo(error.format_message(), err=True)  # a whole page, not a mistake
         return error.exit_code
     for line in _lines(error):
-        click.echo(f"jvpn: {line}{_remedy(line)}", err=True)
+        remedy = _remedy(line)
+        click.echo(f"jvpn: {line.rstrip('.') if remedy else line}{remedy}", err=True)
     return _exit_code(error)
 
 

@@ -130,7 +130,7 @@ def test_the_socket_is_private_and_gone_after_stop(path: Path) -> None:
         ("usage", UsageError, "which", 2),
         ("failed", JumpError, "it failed", 1),
         ("config", JumpError, "f:3: k: wrong", 1),
-        ("nonsense", UsageError, "unknown command; this daemon has: echo", 2),
+        ("nonsense", UsageError, "unknown command: a client lacks what only a gateway does", 2),
     ],
 )
 def test_errors_arrive_as_what_they_are(

@@ -52,7 +52,7 @@ CODES: Final = [
     (1, "peer list -i jvpn0", "no device"),
     (2, "sessions a1b2", "fits several sessions"),
     (2, "switch gw x", "not a valid path number, 0 to 255"),
-    (2, "statsu", "did you mean status?"),
+    (2, "statsu", "Did you mean 'status'?"),
     (3, "status --socket nowhere.sock", "no daemon answers on nowhere.sock"),
     (4, "switch gw 9", "has no path 9; `jvpn paths` shows them"),
     (4, "paths nobody", "`jvpn sessions` lists the living ones"),
