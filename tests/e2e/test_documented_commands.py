@@ -94,7 +94,7 @@ class Rule:
     """
 
     line: str
-    at: Literal["gateway", "laptop", "spare", "here", "unit"] = "gateway"
+    at: Literal["gateway", "laptop", "spare", "here"] = "gateway"
     stays: bool = False
     shows: str = ""
     ends: int = 0
@@ -248,9 +248,6 @@ def test_it_works(place: Newcomer, line: str) -> None:
         return
     if rule.at == "here":
         assert place.gateway.run(f"make -C {REPO} --no-print-directory -n {line.removeprefix('make ')}")[1]
-        return
-    if rule.at == "unit":
-        assert (UNITS / f"{re.findall('jvpn-gateway', line)[0]}.service").exists()
         return
     where = place.spare() if rule.at == "spare" else getattr(place, rule.at)
     furnish(place, where, line, rule.before)

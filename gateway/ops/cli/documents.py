@@ -264,14 +264,6 @@ class Replayed(Exact, frozen=True):
     chains: list[ReplayedChain]
 
 
-class Rotated(Exact, frozen=True):
-    """A file of the journal that is complete now."""
-
-    schema: Literal["jvpn.audit.rotate/1"]
-    interface: str
-    complete: str
-
-
 # --- the daemon and its peers --------------------------------------------------------------------------------------
 
 
