@@ -151,8 +151,8 @@ def test_a_peer_that_exists_changes_under_its_session(
         lambda seen: (
             seen
             == [
-                ("peer.change", me, "wg", "stock"),
-                ("peer.change", me, "wg", "stock"),
+                ("peer.set", me, "wg", "stock"),
+                ("peer.set", me, "wg", "stock"),
                 ("config.reload", me, "control", ""),
             ]
         ),
