@@ -153,3 +153,42 @@ def test_install_and_uninstall_leave_what_was_there(tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [other]
     again = subprocess.run(uninstall, cwd=REPO, env=env, check=False, capture_output=True, text=True)
     assert again.returncode == 1 and "nothing is installed" in again.stderr
+
+
+IN_A_COPY: Final = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs none "$1"
+mkdir "$1"/up "$1"/work "$1"/root
+mount -t overlay overlay -o "lowerdir=/,upperdir=$1/up,workdir=$1/work" "$1/root" || exit 77
+mount -t proc proc "$1/root/proc"
+cp "$2" "$1/root/package.deb"
+cd /
+exec chroot "$1/root" sh -ec '
+    dpkg -i /package.deb
+    jvpn --version
+    systemd-analyze verify jvpn-gateway.service
+    ls /usr/lib/jumping-vpn/gateway/__pycache__/__init__.*.pyc >&2
+    echo BEGIN
+    find /etc/jvpn /etc/systemd/system -name "*jvpn*" -o -path "/etc/jvpn/*"
+    echo END
+    dpkg -P jumping-vpn
+    ! ls -d /usr/lib/jumping-vpn'
+"""
+
+
+def test_dpkg_installs_and_purges_it_on_this_system(tmp_path: Path) -> None:
+    """On a copy of this machine's files that is gone afterwards: nothing is enabled, no key is made, all of it goes."""
+    assert shutil.which("unshare")
+    command = ["unshare", "--mount", "bash", "-c", IN_A_COPY, "copy", str(tmp_path), str(built())]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False, env=plain())
+    if done.returncode == 77:
+        pytest.skip("no overlay file system here")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"jvpn {__version__}\n" in done.stdout
+    assert "BEGIN\n/etc/jvpn\nEND\n" in done.stdout
+
+
+def plain() -> dict[str, str]:
+    """dpkg in its own words."""
+    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", "DPKG_COLORS": "never"}
