@@ -23,7 +23,7 @@ import pytest
 
 from gateway.control import keysfile
 from tests.e2e.hoststate import changed, host_state
-from tests.net.jvpn import JvpnClient
+from tests.net.jvpn import JvpnClient, JvpnGateway, JvpnPeer
 from tests.net.lab import REPO, Lab, Proc, missing_requirements, python_module
 from tests.net.notify import Manager
 from tests.net.package import unpack
@@ -35,6 +35,7 @@ MISSING: Final = missing_requirements(("ip", "sysctl", "ping", "nft", "dpkg-deb"
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=f"no laboratory: {MISSING}")
 
 UNIT: Final = REPO / "gateway/ops/systemd/jvpn-gateway.service"
+CLIENT_UNIT: Final = REPO / "gateway/ops/systemd/jvpn@.service"
 UID: Final = 61_184  # the first that DynamicUser= may choose
 CAPABILITIES: Final = 1 << 12 | 1 << 10
 CLIENT: Final = "10.99.0.2"
@@ -203,6 +204,51 @@ def test_a_gateway_with_nat_serves_under_them(lab: Lab, confined: Confined, work
     assert "warning" not in re.findall(r'"level": "(\w+)"', proc.stdout), proc.stdout
     assert changed(before, host_state(site.server)) == set()
     assert json.loads(confined.ask("audit", "verify", "--json"))["ok"]
+
+
+def test_a_client_connects_under_those_of_its_unit(lab: Lab, confined: Confined) -> None:
+    """As root without root's powers; its /etc is a copy, in which it writes resolv.conf and puts it back."""
+    site, folder = confined.site, confined.folder
+    gateway_keys = Keys.generate()
+    peer = JvpnPeer("office", confined.client.public, [f"{CLIENT}/32"])
+    gateway = JvpnGateway(lab, site.server, gateway_keys, ["10.99.0.1/24"], [peer]).start()
+    shutil.copytree("/etc", folder / "etc", symlinks=True, dirs_exist_ok=True)
+    resolv_conf = folder / "etc/resolv.conf"
+    resolv_conf.unlink(missing_ok=True)
+    resolv_conf.write_text("nameserver 192.0.2.53\n")
+    (folder / "office.toml").touch(mode=0o600)
+    (folder / "office.toml").write_text(
+        f'[client]\ninterface = "jvc0"\nprivate_key = "{confined.client.private}"\n'
+        f'addresses = ["{CLIENT}/32"]\ndns = ["10.99.0.1"]\n'
+        f'[gateway]\npublic_key = "{gateway_keys.public}"\nendpoints = ["{join(SERVER_OUTER[4], PORT)}"]\n'
+        'allowed_ips = ["10.99.0.0/24"]\n'
+    )
+    before = host_state(site.client)
+    for name in ("cs", "cr"):
+        (folder / name).mkdir()
+    places = [
+        str(folder / "cs"),
+        str(folder / "cr"),
+        f"{folder / 'etc'}:/etc",
+        f"{folder / 'tun'}:/dev/net/tun",
+    ]
+    env = {
+        "STATE_DIRECTORY": str(folder / "cs"),
+        "RUNTIME_DIRECTORY": str(folder / "cr"),
+        "PYTHONPATH": str(REPO),
+    }
+    command = [confined.jvpn, "connect", "-c", str(folder / "office.toml")]
+    argv = [*python_module("tests.net.confined", str(CLIENT_UNIT), "0", *places), "--", *command]
+    proc = site.client.spawn(argv, "confined-client", env)
+    proc.wait_line('"event": "interface is up')
+    wait_reachable(site.client, "10.99.0.1")
+    status = Path(f"/proc/{proc.pid}/status").read_text()
+    assert int(re.findall(r"^CapEff:\t(\w+)$", status, re.MULTILINE)[0], 16) == CAPABILITIES | 1 << 19
+    assert "nameserver 10.99.0.1" in resolv_conf.read_text()
+    assert proc.stop() == 0
+    assert resolv_conf.read_text() == "nameserver 192.0.2.53\n"
+    assert changed(before, host_state(site.client)) == set()
+    gateway.stop()
 
 
 def confined_in_truth(pid: int) -> None:

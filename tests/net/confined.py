@@ -31,7 +31,7 @@ from typing import Final
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # <linux/capability.h>
-CAPABILITIES: Final = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12}
+CAPABILITIES: Final = {"CAP_NET_BIND_SERVICE": 10, "CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19}
 _CAPABILITY_VERSION_3: Final = 0x20080522
 # <linux/prctl.h>
 _PR_SET_KEEPCAPS, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 8, 22, 24, 38
@@ -96,8 +96,8 @@ def confine_files(writable: list[str]) -> None:
 
 def drop_rights(unit: Path, uid: int) -> None:
     """Be this user, with the unit's capabilities and no others."""
-    kept = [CAPABILITIES[name] for name in settings(unit, "CapabilityBoundingSet")[0].split()]
-    ambient = [CAPABILITIES[name] for name in settings(unit, "AmbientCapabilities")[0].split()]
+    kept = [CAPABILITIES[name] for line in settings(unit, "CapabilityBoundingSet") for name in line.split()]
+    ambient = [CAPABILITIES[name] for line in settings(unit, "AmbientCapabilities") for name in line.split()]
     for number in range(64):
         if number not in kept and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) < 0:
             break  # this kernel has no more
