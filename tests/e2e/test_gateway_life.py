@@ -294,7 +294,7 @@ def test_the_control_socket_is_private_and_takes_no_nonsense(machine: Machine) -
         assert ask_raw(machine.socket, b"half a request") == []
         assert ctlclient.call(machine.socket, "status")["role"] == "gateway"
         assert proc.stop() == 0
-        assert set(events(proc)) == {"gateway ready", "stopped"}
+        assert set(events(proc)) == {"gateway ready", "draining", "stopped"}
     assert not machine.socket.exists()
 
 
