@@ -184,7 +184,7 @@ def test_a_gateway_that_stops_tells_its_clients_and_comes_back_with_their_sessio
     assert "OWNER_RESTARTED" in reasons
     # The client was told, by the path it has: nothing to switch to. (Other advice is the quality of the path's.)
     heard = [json.loads(line)["fields"] for line in audit_lines(client) if '"SwitchAdvice"' in line]
-    assert [found["path_id"] for found in heard if found["reason"] == "DRAIN"] == [bound_before]
+    assert {found["path_id"] for found in heard if found["reason"] == "DRAIN"} == {bound_before}
     client.stop()
     assert gateway.stop() == 0
 
