@@ -9,7 +9,6 @@ failed: a loud machine misses them too. ``RUNS`` in the environment is the same 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -21,6 +20,7 @@ from typing import Any, Final
 from bench.failover import report, stock
 from bench.failover.ours import Block
 from bench.failover.plan import EVENTS, STOCK_RUNS, Event, runs_of
+from bench.keeping import INTERRUPTED, Timeout, replace_file, say
 from tests.net.lab import REPO, Lab, LabError, missing_requirements
 from tests.net.topology import DELAY_MS, Topology
 
@@ -29,11 +29,6 @@ OUT: Final = REPO / "bench" / "out" / "failover.json"
 BLOCK_RUNS: Final = 10
 BUDGET_MIN: Final = 58.0
 ATTEMPTS: Final = 2
-INTERRUPTED: Final = 130
-
-
-class Timeout(Exception):
-    """The time for all of it is over."""
 
 
 class Bench:
@@ -149,11 +144,8 @@ class Bench:
         return report.document(self.runs, about, complete)
 
     def save(self, complete: bool) -> None:
-        """Replace the file whole, so that it is readable at any moment."""
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.out.with_suffix(".partial")
-        partial.write_text(json.dumps(self.document(complete), indent=1) + "\n")
-        partial.replace(self.out)
+        """Into the file."""
+        replace_file(self.out, self.document(complete))
 
     def sound(self) -> bool:
         """Whether every run was made, kept its session and left a sound journal."""
@@ -161,12 +153,6 @@ class Bench:
         return not any(run.get("error") for run in self.runs) and all(
             run["session_unchanged"] and run["audit_ok"] for run in ours
         )
-
-
-def say(text: str) -> None:
-    """One line, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def options_of(argv: list[str] | None) -> argparse.Namespace:

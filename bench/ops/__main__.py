@@ -16,18 +16,17 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from bench.keeping import first_line, replace_file, say, to_its_end
 from bench.ops import report
 from bench.ops.measure import VARIANTS, Sizes, sit
 from bench.tunnel.about import about
 from bench.tunnel.figures import Run
 from bench.tunnel.quiet import Verdict, judge, snapshot
 from bench.tunnel.report import unrest
-from bench.tunnel.runner import first_line, say
 from tests.net.lab import REPO, LabError, missing_requirements
 
 OUT: Final = REPO / "bench" / "out" / "ops.json"
 RUNS: Final = 3
-INTERRUPTED: Final = 130
 ERROR_CHARS: Final = 2000
 
 
@@ -70,11 +69,8 @@ class Bench:
         return report.document(self._runs, self._about, self.failed, complete)
 
     def save(self, complete: bool) -> None:
-        """Replace the file whole, so that it is readable at any moment."""
-        self._out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self._out.with_suffix(".partial")
-        fresh.write_text(json.dumps(self.document(complete), indent=1) + "\n")
-        fresh.replace(self._out)
+        """Into the file."""
+        replace_file(self._out, self.document(complete))
 
 
 def _kept(number: int, verdict: Verdict) -> dict[str, Any]:
@@ -100,20 +96,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(bench: Bench) -> int:
-    """Run it to its end or until it is stopped; the exit status."""
-    complete, status = False, 0
-    try:
-        bench.run()
-        complete = True
-    except (KeyboardInterrupt, SystemExit):
-        say("\ninterrupted; what was measured is kept")
-        status = INTERRUPTED
-    bench.save(complete)
-    say("\n" + report.tables(bench.document(complete)))
-    return status or int(bool(bench.failed))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     given = arguments(argv)
@@ -124,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.exit(f"bench.ops: {problem}")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sizes = Sizes(given.sessions, given.scrapes, given.quick, given.pings)
-    status = measure(Bench(given.runs, sizes, given.out))
+    status = to_its_end(Bench(given.runs, sizes, given.out), report.tables)
     say(f"\n{given.out}")
     return status
 

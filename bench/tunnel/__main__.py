@@ -18,17 +18,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from bench.keeping import say, to_its_end
 from bench.tunnel import report
 from bench.tunnel.about import about
 from bench.tunnel.measure import MEASUREMENTS
-from bench.tunnel.runner import PEERS, Bench, Options, Timeout, say
+from bench.tunnel.runner import PEERS, Bench, Options
 from tests.net.lab import REPO, missing_requirements
 
 OUT: Final = REPO / "bench" / "out" / "tunnel.json"
 RUNS: Final = 3
 REPEATS: Final = 2
 BUDGET_MIN: Final = 40.0
-INTERRUPTED: Final = 130
 
 
 def chosen(variable: str, names: Iterable[str]) -> list[str]:
@@ -57,23 +57,6 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure(bench: Bench) -> int:
-    """Run it to its end or until it is stopped; the exit status."""
-    complete, status = False, 0
-    try:
-        bench.run()
-        complete = True
-    except Timeout:
-        say(f"\nstopped after {bench.options.minutes:g} minutes; what was measured is kept")
-        status = 1
-    except (KeyboardInterrupt, SystemExit):
-        say("\ninterrupted; what was measured is kept")
-        status = INTERRUPTED
-    bench.save(complete)
-    say("\n" + report.tables(bench.document(complete)))
-    return status or int(bool(bench.failed))
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     given = arguments(argv)
@@ -85,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     peers, only = chosen("PEERS", PEERS), chosen("ONLY", MEASUREMENTS)
     options = Options(peers, only, given.runs, given.repeats, given.minutes, given.out)
-    status = measure(Bench(options, about()))
+    status = to_its_end(Bench(options, about()), report.tables, options.minutes)
     say(f"\n{given.out}")
     return status
 

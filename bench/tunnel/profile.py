@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from bench.keeping import say
 from bench.tunnel import flame
 from bench.tunnel.measure import PORT, tcp_argv
 from bench.tunnel.ours import OUR_PEERS, Ours, OursForStock
-from bench.tunnel.runner import say, start
+from bench.tunnel.runner import start
 from bench.tunnel.scene import Scene
 from tests.net.lab import REPO, Lab, LabError, missing_requirements, python_module
 

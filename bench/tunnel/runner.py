@@ -10,8 +10,6 @@ Rule: the file is whole after every measurement, so an interruption costs the on
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from bench.keeping import Timeout, first_line, replace_file, say
 from bench.tunnel import report
 from bench.tunnel.figures import Run
 from bench.tunnel.measure import MEASUREMENTS, PORT, Figures, storm
@@ -36,10 +35,6 @@ MEMORY: Final = "rss"
 # Namespaces, two processes, a handshake, and the end of it all.
 START_S: Final = 3.5
 ERROR_CHARS: Final = 2000
-
-
-class Timeout(Exception):
-    """The time for all of it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,12 +211,8 @@ class Bench:
         return report.document(self.runs, about, self.failed, self.absent, complete)
 
     def save(self, complete: bool) -> None:
-        """Replace the file whole, so that it is readable at any moment."""
-        out = self.options.out
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = out.with_suffix(".partial")
-        fresh.write_text(json.dumps(self.document(complete), indent=1) + "\n")
-        fresh.replace(out)
+        """Into the file."""
+        replace_file(self.options.out, self.document(complete))
 
 
 def start(peer: Peer, scene: Scene) -> None:
@@ -229,14 +220,3 @@ def start(peer: Peer, scene: Scene) -> None:
     peer.start()
     wait_reachable(scene.client, BACKEND)
     peer.check()
-
-
-def first_line(error: Exception) -> str:
-    """What it says, for one line of output."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def say(text: str) -> None:
-    """One line, at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +98,33 @@ def written(directory: Path) -> list[Body]:
     from gateway.control.auditread import bodies
 
     return list(bodies(named.path for named in journal_files(directory)))
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.unit.control.journals import audit_log, drive, lives
+rotates = sys.argv[3] == "rotates"
+log = audit_log(Path(sys.argv[1]), **({} if rotates else {"max_bytes": 200_000}))
+lives()
+print("go", flush=True)
+number = int(sys.argv[2])
+while True:
+    number += 1
+    drive(log, lives()[0], number=number)
+    if rotates:
+        log.rotate()
+"""
+
+
+@contextmanager
+def killed_writer(folder: Path, number: int, rotates: str = "") -> Iterator[None]:
+    """A process that writes life after life, the first by this number, and ``rotates`` after each; kill -9 ends it."""
+    command = [sys.executable, "-c", WRITER, str(folder), str(number), rotates]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"go\n"
+        try:
+            yield
+        finally:
+            child.kill()

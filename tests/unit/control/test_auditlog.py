@@ -10,10 +10,7 @@ import errno
 import json
 import os
 import random
-import signal
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +25,7 @@ from gateway.control.auditfile import Journal, journal_files, load_signing_key
 from gateway.core import Policy, audit, driver
 from gateway.core.states import Role
 from tests.state.invariants import verify as verify_trace
-from tests.unit.control.journals import KEY, Clock, audit_log, drive, lives, written
+from tests.unit.control.journals import KEY, Clock, audit_log, drive, killed_writer, lives, written
 
 CLIENT, GATEWAY = 0, 1
 
@@ -326,32 +323,14 @@ def test_a_restored_session_goes_on_above_what_was_audited(tmp_path: Path) -> No
     assert auditread.last_versions(tmp_path, "jvpn0")[s.session_id] == audited + 3
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from tests.unit.control.journals import audit_log, drive, lives
-log = audit_log(Path(sys.argv[1]), max_bytes=200_000)
-lives()
-print("go", flush=True)
-number = int(sys.argv[2])
-while True:
-    number += 1
-    drive(log, lives()[0], number=number)
-"""
-
-
 def test_kill_9_in_the_middle_of_writes_leaves_a_chain(tmp_path: Path) -> None:
     """What is there verifies and replays; what is torn is cut off; three times over."""
     dice = random.Random(5)
     for round_number in range(3):
-        command = [sys.executable, "-c", CHILD, str(tmp_path), str(1000 * round_number)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"go\n"
+        with killed_writer(tmp_path, 1000 * round_number):
             size = sum(named.path.stat().st_size for named in journal_files(tmp_path))
             goal = size + dice.randrange(10_000, 300_000)
             until(lambda: sum(n.path.stat().st_size for n in journal_files(tmp_path)) > goal, 60.0)  # noqa: B023
-            child.send_signal(signal.SIGKILL)
         assert verdict(tmp_path).fault is None
     log = audit_log(tmp_path)
     assert log.close()

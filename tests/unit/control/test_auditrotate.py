@@ -7,9 +7,6 @@ import errno
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import pytest
 
 from gateway.control import auditfile
 from gateway.control.auditfile import journal_files
-from tests.unit.control.journals import audit_log, drive, lives, written
+from tests.unit.control.journals import audit_log, drive, killed_writer, lives, written
 from tests.unit.control.test_auditlog import replayed, until, verdict
 
 
@@ -106,32 +103,13 @@ def test_who_asks_hears_that_the_disk_refuses(tmp_path: Path, monkeypatch: pytes
     assert (verdict(tmp_path).fault, replayed(tmp_path).fault) == (None, None)
 
 
-CHILD = """
-import sys
-from pathlib import Path
-from tests.unit.control.journals import audit_log, drive, lives
-log = audit_log(Path(sys.argv[1]))
-lives()
-print("go", flush=True)
-number = int(sys.argv[2])
-while True:
-    number += 1
-    drive(log, lives()[0], number=number)
-    log.rotate()
-"""
-
-
 def test_kill_9_in_the_middle_of_rotations_leaves_a_chain(tmp_path: Path) -> None:
     """The child does nothing but write and rotate; it is killed at another moment each time."""
     dice = random.Random(7)
     for number in range(6):
-        command = [sys.executable, "-c", CHILD, str(tmp_path), str(1000 * number)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[3]) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"go\n"
+        with killed_writer(tmp_path, 1000 * number, "rotates"):
             goal = len(names(tmp_path)) + dice.randrange(2, 12)
             until(lambda: len(names(tmp_path)) > goal, 60.0)  # noqa: B023
-            child.send_signal(signal.SIGKILL)
         assert verdict(tmp_path).fault is None
     log = audit_log(tmp_path)
     assert log.close()
