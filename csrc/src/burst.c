@@ -53,9 +53,10 @@ int jv_udp_prepare(int fd, unsigned wanted) {
 /* --- receiving --- */
 
 struct jv_burst {
-    unsigned n;          /* messages that the next call asks for */
-    bool trains;         /* a message may be one */
-    unsigned singles;    /* messages in a row that were none, at most SINGLES */
+    unsigned part;       /* messages that one recvmmsg asks for */
+    unsigned singles;    /* messages in a row that were no trains, at most SINGLES */
+    unsigned kept;       /* messages of the last call */
+    int error;           /* which ended it, 0 = none */
     unsigned dirty;      /* headers that the last call changed */
     uint32_t data_bytes; /* per message */
     size_t stride;       /* headroom and data */
@@ -83,6 +84,7 @@ static void point_at_slot(struct jv_burst *b, unsigned i) {
 }
 
 struct jv_burst *jv_burst_new(unsigned features, uint32_t datagram_bytes) {
+    const bool trains = features & JV_UDP_GRO;
     struct jv_burst *b;
 
     if (datagram_bytes < 1 || datagram_bytes > UINT16_MAX)
@@ -90,11 +92,10 @@ struct jv_burst *jv_burst_new(unsigned features, uint32_t datagram_bytes) {
     b = calloc(1, sizeof(*b));
     if (!b)
         return NULL;
-    b->trains = features & JV_UDP_GRO;
-    b->n = b->trains ? JV_BURST_MSGS_GRO : JV_BURST_MSGS_PLAIN;
-    b->data_bytes = b->trains ? UINT16_MAX : datagram_bytes;
+    b->part = trains ? JV_BURST_MSGS_GRO : JV_BURST_MSGS_PLAIN;
+    b->data_bytes = trains ? UINT16_MAX : datagram_bytes;
     b->stride = JV_BURST_HEADROOM + (b->data_bytes + JV_CACHE_LINE - 1) / JV_CACHE_LINE * JV_CACHE_LINE +
-                (b->trains ? COLOUR_BYTES : 0);
+                (trains ? COLOUR_BYTES : 0);
     b->arena = aligned_alloc(JV_CACHE_LINE, MSGS_MAX * b->stride);
     if (!b->arena) {
         free(b);
@@ -157,35 +158,58 @@ static bool accept_message(struct jv_burst *b, unsigned i, uint16_t socket) {
     return true;
 }
 
-/* A few trains are as much work as many single datagrams: how many messages are asked for follows what comes.
- */
-static void note_kind(struct jv_burst *b, unsigned segments) {
-    b->singles = segments > 1 ? 0 : b->singles + (b->singles < SINGLES);
-    b->n = b->trains && b->singles < SINGLES ? JV_BURST_MSGS_GRO : JV_BURST_MSGS_PLAIN;
-}
+/* Behind the messages that lie there already. Returns how many came, or -errno. */
+static int recv_part(struct jv_burst *b, int fd, struct jv_counters *ctr) {
+    const int got = recvmmsg(fd, b->headers + b->dirty, b->part, MSG_DONTWAIT, NULL);
 
-int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket, struct jv_counters *ctr) {
-    int kept = 0, got;
-
-    for (unsigned i = 0; i < b->dirty; i++)
-        point_at_slot(b, i);
-    b->dirty = 0;
-    got = recvmmsg(fd, b->headers, b->n, MSG_DONTWAIT, NULL);
     if (got < 0)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    b->dirty = (unsigned)got;
+    b->dirty += (unsigned)got;
     jv_count(ctr, JV_CTR_RX_CALLS);
-    for (unsigned i = 0; i < (unsigned)got; i++) {
+    return got;
+}
+
+/* The messages from there on; whether a train was among them. */
+static bool accept_part(struct jv_burst *b, unsigned from, uint16_t socket, struct jv_counters *ctr) {
+    bool train = false;
+
+    for (unsigned i = from; i < b->dirty; i++) {
+        const struct jv_msg *msg = &b->msgs[i];
+
         if (!accept_message(b, i, socket)) {
             jv_count(ctr, JV_CTR_DROP_RX_TRUNCATED);
             continue;
         }
-        note_kind(b, b->msgs[i].segments);
-        jv_count_add(ctr, JV_CTR_RX_DATAGRAMS, b->msgs[i].segments);
-        jv_count_add(ctr, JV_CTR_RX_BYTES, b->msgs[i].len);
-        b->msgs[kept++] = b->msgs[i];
+        train = train || msg->segments > 1;
+        b->singles = msg->segments > 1 ? 0 : b->singles + (b->singles < SINGLES);
+        jv_count_add(ctr, JV_CTR_RX_DATAGRAMS, msg->segments);
+        jv_count_add(ctr, JV_CTR_RX_BYTES, msg->len);
+        b->msgs[b->kept++] = *msg;
     }
-    return kept;
+    return train;
+}
+
+/* A few trains are as much work as many single datagrams. So where trains may come few messages are asked for
+ * at once, and more only while none came. */
+int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket, struct jv_counters *ctr) {
+    int got;
+    bool train;
+
+    for (unsigned i = 0; i < b->dirty; i++)
+        point_at_slot(b, i);
+    b->dirty = b->kept = 0;
+    do {
+        const unsigned from = b->dirty;
+
+        got = recv_part(b, fd, ctr);
+        train = accept_part(b, from, socket, ctr);
+    } while (got == (int)b->part && !train && b->dirty < MSGS_MAX);
+    b->error = got < 0 ? got : 0;
+    return b->kept == 0 ? b->error : (int)b->kept;
+}
+
+int jv_burst_error(const struct jv_burst *b) {
+    return b->error;
 }
 
 bool jv_burst_single(const struct jv_burst *b) {

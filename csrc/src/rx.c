@@ -238,7 +238,7 @@ static void tell_error(struct jv_worker *w, int socket_id, int error) {
 }
 
 /* The burst's memory is used again by the next receive, so the sink is emptied before it. */
-static int receive(struct jv_worker *w, int fd, int socket_id) {
+static int receive(struct jv_worker *w, int fd, int socket_id, int *error) {
     const int n = jv_burst_recv(w->burst, fd, (uint16_t)socket_id, &w->counters);
     int taken = 0;
     for (int i = 0; i < n; i++)
@@ -246,7 +246,8 @@ static int receive(struct jv_worker *w, int fd, int socket_id) {
     if (w->rx.jobs > 0)
         run_batch(w);
     jv_sink_flush(w);
-    return n < 0 ? n : taken;
+    *error = -jv_burst_error(w->burst);
+    return taken;
 }
 
 static void count_pace(struct jv_pace *p, uint64_t now_ns) {
@@ -271,22 +272,22 @@ static void gather(struct jv_worker *w) {
 }
 
 int jv_pump_udp(struct jv_worker *w, int socket_id, uint64_t now_ns) {
-    int taken = 0, n;
+    int taken = 0, n, error;
     w->now_ns = now_ns;
     const int fd = descriptor(w, socket_id);
     if (fd < 0)
         return -ENOENT;
     gather(w);
     do {
-        n = receive(w, fd, socket_id);
-        taken += n > 0 ? n : 0;
-    } while (n >= JV_BURST_MSGS_GRO && taken < (int)JV_RX_DATAGRAMS);
-    if (jv_local_error(-n)) { /* taking it up has cleared it; the socket lives */
-        tell_error(w, socket_id, -n);
-        n = 0;
+        n = receive(w, fd, socket_id, &error);
+        taken += n;
+    } while (error == 0 && n >= JV_BURST_MSGS_GRO && taken < (int)JV_RX_DATAGRAMS);
+    if (jv_local_error(error)) { /* taking it up has cleared it; the socket lives */
+        tell_error(w, socket_id, error);
+        error = 0;
     }
     w->pace.taken = taken;
     w->pace.datagrams += (uint32_t)taken;
     jv_worker_fold(w);
-    return n < 0 ? n : taken;
+    return error ? -error : taken;
 }

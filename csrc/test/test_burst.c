@@ -151,26 +151,27 @@ static void send_single(const struct pair *p, unsigned n) {
                      sizeof p->to_b.remote.v4) == 64);
 }
 
-/* Where trains may come, a call asks for few messages, until those that come are none. */
-static void test_single_datagrams_widen_the_call(void) {
+/* Where trains may come a call is filled by eights, and ends with the part that brought one. */
+static void test_a_train_ends_a_call_that_single_datagrams_fill(void) {
     struct pair p;
     struct jv_train train = {.data = payload, .len = 640, .segment_bytes = 64, .to = &p.to_b};
 
     open_pair(&p, AF_INET, JV_UDP_GSO | JV_UDP_GRO, 1500);
-    for (unsigned i = 0; i < 8; i++) {
-        CHECK(!jv_burst_single(p.burst));
-        send_single(&p, JV_BURST_MSGS_GRO + 1);
-        CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == JV_BURST_MSGS_GRO);
-    }
-    CHECK(jv_burst_single(p.burst));
+    send_single(&p, 63);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 63 && p.received.n[JV_CTR_RX_CALLS] == 8);
+    CHECK(!jv_burst_single(p.burst));
     send_single(&p, 100);
     CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == JV_BURST_MSGS_PLAIN);
-    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 8 + 100 - JV_BURST_MSGS_PLAIN);
-    CHECK(jv_sender_send(p.sender, p.a, &train, 1, &p.sent) == 10);
-    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 1 && jv_burst_msgs(p.burst)[0].segments == 10);
+    CHECK(jv_burst_single(p.burst));
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 100 - JV_BURST_MSGS_PLAIN);
+    send_single(&p, 18);
+    for (int i = 0; i < 20; i++)
+        CHECK(jv_sender_send(p.sender, p.a, &train, 1, &p.sent) == 10);
+    CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == 24);
+    CHECK(jv_burst_msgs(p.burst)[17].segments == 1 && jv_burst_msgs(p.burst)[23].segments == 10);
     CHECK(!jv_burst_single(p.burst));
-    send_single(&p, 20);
     CHECK(jv_burst_recv(p.burst, p.b, 0, &p.received) == JV_BURST_MSGS_GRO);
+    CHECK(jv_burst_error(p.burst) == 0);
     close_pair(&p);
 }
 
@@ -314,7 +315,7 @@ static void test_bad_descriptor(void) {
     open_pair(&p, AF_INET, 0, 1500);
     train = (struct jv_train){.data = payload, .len = 10, .to = &p.to_b};
     CHECK(jv_udp_prepare(-1, 0) == -EBADF);
-    CHECK(jv_burst_recv(p.burst, -1, 0, &p.received) == -EBADF);
+    CHECK(jv_burst_recv(p.burst, -1, 0, &p.received) == -EBADF && jv_burst_error(p.burst) == -EBADF);
     CHECK(jv_sender_send(p.sender, -1, &train, 1, &p.sent) == 0 && p.sent.n[JV_CTR_DROP_TX_ERROR] == 1);
     CHECK(jv_burst_new(0, 0) == NULL && jv_burst_new(0, 65536) == NULL);
     close_pair(&p);
@@ -371,7 +372,7 @@ static void test_full_buffer_drops_the_rest(void) {
 int main(void) {
     RUN(test_trains);
     RUN(test_many_single_datagrams);
-    RUN(test_single_datagrams_widen_the_call);
+    RUN(test_a_train_ends_a_call_that_single_datagrams_fill);
     RUN(test_answer_leaves_by_the_address_asked);
     RUN(test_stale_local_address);
     RUN(test_truncated);

@@ -40,17 +40,20 @@ struct jv_msg {
 
 struct jv_burst;
 
-/* features: of the sockets it will read. With JV_UDP_GRO messages of 64 KB, 8 per call while they are trains
- * and up to 64 while they are single datagrams; else 64 of datagram_bytes (rounded up to 64; 1 to 65,535).
- * Memory is touched where messages come. NULL when memory is short or an argument is wrong. */
+/* features: of the sockets it will read. With JV_UDP_GRO messages of 64 KB, else of datagram_bytes (rounded
+ * up to 64; 1 to 65,535). Memory is touched where messages come. NULL when memory is short or an argument is
+ * wrong. */
 JV_API struct jv_burst *jv_burst_new(unsigned features, uint32_t datagram_bytes) JV_WARN_UNUSED;
 JV_API void jv_burst_free(struct jv_burst *b);
 
-/* One recvmmsg without waiting. Returns how many messages lie in jv_burst_msgs(b), 0 when none were waiting,
- * or -errno. socket goes into each endpoint. Truncated datagrams are counted and left out. */
+/* Without waiting: at most 64 messages, of which the last 8 may be trains. Returns how many lie in
+ * jv_burst_msgs(b), 0 when none were waiting, or -errno. socket goes into each endpoint. Truncated datagrams
+ * are counted and left out. */
 JV_API int jv_burst_recv(struct jv_burst *b, int fd, uint16_t socket,
                          struct jv_counters *ctr) JV_NONNULL JV_WARN_UNUSED;
 JV_API struct jv_msg *jv_burst_msgs(struct jv_burst *b) JV_NONNULL;
+/* What ended the last call behind its messages, -errno or 0: the kernel tells it once. */
+JV_API int jv_burst_error(const struct jv_burst *b) JV_NONNULL;
 /* Whether the last 64 messages were single datagrams, each. */
 JV_API bool jv_burst_single(const struct jv_burst *b) JV_NONNULL;
 
