@@ -43,7 +43,9 @@ class Population:
 
     def private_key(self, number: int) -> bytes:
         """Of client `number`; the gateway's is of number -1."""
-        return blake2s(number.to_bytes(8, "little", signed=True), key=self.seed.to_bytes(8, "little")).digest()
+        return blake2s(
+            number.to_bytes(8, "little", signed=True), key=self.seed.to_bytes(8, "little")
+        ).digest()
 
     def identity(self, number: int) -> Identity:
         """Its keys; the public one costs a multiplication, some 50 us."""
