@@ -81,13 +81,12 @@ async def _sessions(text: Text, seen: Observed) -> None:
     for start in range(0, len(lives), _BATCH):
         if start:
             await asyncio.sleep(0)
-        for live in lives[start : start + _BATCH]:
-            core = live.core
-            kinds[core.state, core.stock, live.suite] += 1
-            active = None if core.stock else core.active
-            if active is not None and active.srtt_us:
-                rtts_us.append(active.srtt_us)
-                losses_ppm.append(active.loss_ppm)
+        batch = lives[start : start + _BATCH]
+        kinds.update([(live.core.state, live.core.stock, live.suite) for live in batch])
+        paths = [live.core.active for live in batch if not live.core.stock]
+        measured = [path for path in paths if path is not None and path.srtt_us]
+        rtts_us += [path.srtt_us for path in measured]
+        losses_ppm += [path.loss_ppm for path in measured]
     _kinds(text, kinds)
     text.one("jvpn_peers", "gauge", "Configured peers.", len(seen.tunnel.peers))
     rtt, loss = _spread(rtts_us, 1e6), _spread(losses_ppm, 1e6)

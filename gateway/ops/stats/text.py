@@ -14,6 +14,7 @@ class Text:
     def __init__(self, *, open_metrics: bool = False) -> None:
         self._open_metrics = open_metrics
         self._lines: list[str] = []
+        self._blocks: list[bytes] = []  # what came before the lines
 
     def family(self, name: str, kind: str, tells: str) -> None:
         """Begin a family; its samples follow."""
@@ -28,6 +29,16 @@ class Text:
     def lines(self, samples: Iterable[str]) -> None:
         """Samples of the family that has just begun, written already."""
         self._lines.extend(samples)
+
+    def block(self, parts: Iterable[bytes]) -> None:
+        """The same as whole lines in UTF-8, each with its end."""
+        self._end_lines()
+        self._blocks.extend(parts)
+
+    def _end_lines(self) -> None:
+        if self._lines:
+            self._blocks.append("\n".join((*self._lines, "")).encode())
+            self._lines.clear()
 
     def one(self, name: str, kind: str, tells: str, value: float) -> None:
         """A family of one sample."""
@@ -51,8 +62,9 @@ class Text:
 
     def encode(self) -> bytes:
         """The whole text."""
-        end = ["# EOF"] if self._open_metrics else []
-        return "\n".join((*self._lines, *end, "")).encode()
+        self._lines += ["# EOF"] if self._open_metrics else []
+        self._end_lines()
+        return b"".join(self._blocks)
 
 
 def escaped(text: str) -> str:

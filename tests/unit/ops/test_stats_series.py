@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +27,8 @@ from gateway.core.reasons import Reason
 from gateway.core.states import Role
 from gateway.dataplane import engine as dp
 from gateway.noise.handshake import Identity, TransportKeys
+from gateway.ops.stats import series
+from gateway.ops.stats.text import Text, escaped
 from gateway.suites import Suite
 from tests.unit.ops.statshost import PSK, SOMEWHERE, Made, get, on_loop, serving
 
@@ -132,6 +136,95 @@ def test_lines_that_are_kept_change_with_their_values(tmp_path: Path) -> None:
             left = await samples(made)
             assert not [key for key in left if who[0] in key]
             assert left["jvpn_session_state", stock.core.session_id.hex(), "peer1", "ATTACHED"] == 1
+
+    on_loop(work)
+
+
+def plainly(made: Made) -> list[str]:
+    """The series of all sessions as one writes them who keeps nothing."""
+    lines: list[list[str]] = [[], [], [], []]
+    for live in made.sessions:
+        core, engine = live.core, made.tunnel.engine.stats(live.slot)
+        who = f'session="{core.session_id.hex()}",peer="{escaped(core.peer)}"'
+        lines[0].append(f'jvpn_session_state{{{who},state="{core.state.name}"}} 1')
+        for way, counter in (("in", "rx_bytes"), ("out", "tx_bytes")):
+            total = dict(engine)[counter]
+            lines[1].append(f'jvpn_session_bytes_total{{{who},direction="{way}"}} {total}')
+        path = None if core.stock else core.path(core.bound_id)
+        if path is not None and path.srtt_us:
+            lines[2].append(f"jvpn_session_rtt_seconds{{{who}}} {path.srtt_us / 1e6}")
+            lines[3].append(f"jvpn_session_loss_ratio{{{who}}} {path.loss_ppm / 1e6}")
+    return [line for family in lines for line in family]
+
+
+def test_what_is_kept_is_what_would_be_written(tmp_path: Path) -> None:
+    """Batches of sessions, of which some end, come, move, are measured and have traffic between two scrapes."""
+
+    async def work() -> None:
+        async with serving(tmp_path, settings={"per_session": True}) as made:
+            stock = [made.add_session(number) for number in range(1, 2 * series._BATCH + 11)]
+            jump = [add_jump_session(made, number) for number in range(1, 40)]
+            peer = made.tunnel.peers.add(PeerConfig("odd", b"\x07" * 32, PSK), clock.now_ns())
+            object.__setattr__(peer.config, "name", ODD_NAME)
+            at = dp.Endpoint.of("127.0.0.1", 9, made.tunnel.engine.socket_for(False))
+            first = First(1, address_name(at))
+            made.sessions.create(
+                clock.now_ns(), peer, Role.GATEWAY, b"\x07" * 16, Policy(), first, at, stock=True
+            )
+
+            def end(live: Live) -> None:
+                made.sessions.feed(clock.now_ns(), live, inp.OperatorTerminate())
+
+            def measure(live: Live) -> None:
+                one = inp.PathMeasured(1, 33_333, 1000, 500, 123, 64, 1, 16, 16)
+                made.sessions.feed(clock.now_ns(), live, one)
+
+            steps: list[Callable[[], object]] = [
+                lambda: None,
+                lambda: install(made, stock[-1].slot),
+                lambda: end(stock[0]),
+                lambda: measure(jump[3]),
+                lambda: [end(live) for live in (*stock[5:300], *jump[:2])],
+                lambda: [measure(jump[7]), install(made, stock[400].slot), made.add_session(5000)],
+                lambda: [end(live) for live in list(made.sessions)[20:]],
+                lambda: [end(live) for live in list(made.sessions)],
+            ]
+            for step in steps:
+                step()
+                text = (await get(made, "/metrics"))[1]
+                found = [line for line in text.splitlines() if line.startswith("jvpn_session_")]
+                assert found == plainly(made)
+            assert made.server is not None
+            kept = made.server._pages._series[0]
+            assert isinstance(kept, series.SessionSeries)
+            assert not kept._rows and not kept._batches
+
+    on_loop(work)
+
+
+def test_scrapes_that_overlap(tmp_path: Path) -> None:
+    """Each answer is whole, although what is kept is renewed and forgotten between them."""
+
+    async def work() -> None:
+        async with serving(tmp_path, settings={"per_session": True}) as made:
+            for number in range(1, 3 * series._BATCH):
+                made.add_session(number)
+            kept = series.SessionSeries()
+
+            async def scrape() -> bytes:
+                text = Text()
+                await kept.write(text, made.seen)
+                return text.encode()
+
+            first = asyncio.ensure_future(scrape())
+            await asyncio.sleep(0)
+            for live in list(made.sessions)[10:]:
+                made.sessions.feed(clock.now_ns(), live, inp.OperatorTerminate())
+            second = asyncio.ensure_future(scrape())
+            whole, left = await first, await second
+            assert left.count(b"jvpn_session_state{") == 10
+            assert whole.count(b"jvpn_session_state{") == series._BATCH
+            assert await scrape() == left
 
     on_loop(work)
 
