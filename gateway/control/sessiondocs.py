@@ -52,8 +52,8 @@ _DENIED: Final = {Reason.POLICY_DENIED: "; plain WireGuard moves by its own hand
 # --- documents ---------------------------------------------------------------------------------------------------
 
 
-def summary(live: Live, now_ns: int) -> dict[str, Any]:
-    """One line of the list. Durations in seconds, addresses as the core names them."""
+def summary(live: Live, traffic: Mapping[str, int], now_ns: int) -> dict[str, Any]:
+    """One line of the list. Durations in seconds, addresses as the core names them; ``traffic`` (``Sessions``) last."""
     s = live.core
     active, past = s.active, s.history()
     return {
@@ -74,6 +74,7 @@ def summary(live: Live, now_ns: int) -> dict[str, Any]:
         "switches_last_minute": s.budget.used(now_ns),
         "switches_per_minute_max": s.policy.switch_cap(),
         "cooldown_left_s": cooldown_left_ns(s.budget, s.policy, now_ns) / NS_PER_S,
+        **traffic,
     }
 
 
@@ -99,12 +100,12 @@ def path_document(s: Session, path: CorePath, now_ns: int) -> dict[str, Any]:
     }
 
 
-def details(live: Live, now_ns: int) -> dict[str, Any]:
+def details(live: Live, traffic: Mapping[str, int], now_ns: int) -> dict[str, Any]:
     """One session, ``jvpn.session/1``: its summary, its paths and its last transitions."""
     s = live.core
     return {
         "schema": SESSION,
-        **summary(live, now_ns),
+        **summary(live, traffic, now_ns),
         "paths": [path_document(s, path, now_ns) for path in s.paths],
         "last_transitions": [
             {
@@ -196,7 +197,7 @@ class SessionDocs:
         rows = []
         for start in range(0, len(chosen), _BATCH):
             now_ns = self._now_ns()
-            rows += [summary(live, now_ns) for live in chosen[start : start + _BATCH]]
+            rows += [self._summary(live, now_ns) for live in chosen[start : start + _BATCH] if not live.ended]
             await asyncio.sleep(0)
         return {
             "schema": SESSIONS,
@@ -215,7 +216,11 @@ class SessionDocs:
 
     async def one(self, args: dict[str, Any]) -> dict[str, Any]:
         """One session with its paths, ``jvpn.session/1``."""
-        return details(self.find(_text(args, "session")), self._now_ns())
+        live = self.find(_text(args, "session"))
+        return details(live, self._sessions.traffic(live), self._now_ns())
+
+    def _summary(self, live: Live, now_ns: int) -> dict[str, Any]:
+        return summary(live, self._sessions.traffic(live), now_ns)
 
     async def timeline(self, args: dict[str, Any]) -> dict[str, Any]:
         """Every event of a session in the journal, ``jvpn.timeline/1``; of an ended one too."""
@@ -308,7 +313,7 @@ class SessionDocs:
         self._raise_denied(turn)
         started = any(event.name == "REATTACH_ATTEMPT" for event in turn.events)
         result = "advised" if live.core.role is Role.GATEWAY else "started" if started else "asked"
-        return {"schema": ACTION, "action": "switch", "result": result, **summary(live, self._now_ns())}
+        return {"schema": ACTION, "action": "switch", "result": result, **self._summary(live, self._now_ns())}
 
     def _require_target(self, live: Live, path_id: int) -> None:
         path = live.core.path(path_id)
@@ -338,7 +343,7 @@ class SessionDocs:
     async def terminate(self, args: dict[str, Any]) -> dict[str, Any]:
         """End a session for good (T18)."""
         live = self.find(_text(args, "session"))
-        before = summary(live, self._now_ns())
+        before = self._summary(live, self._now_ns())
         self._feed(live, inp.OperatorTerminate(str(actor.current())))
         if not live.core.ended:
             raise JumpError("the session did not end")

@@ -9,7 +9,7 @@ Rule 2: the core knows addresses as text; which socket and sockaddr a text means
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from gateway import frames as fr
@@ -33,6 +33,9 @@ RandomBytes = Callable[[int], bytes]
 _ADDRESSES_MAX: Final = 24
 # The local index that means: under whichever keypair seals now.
 CURRENT_KEY: Final = 0
+# What the data plane counts of a peer's datagrams, both ways.
+_COUNTED: Final = ("rx_packets", "rx_bytes", "tx_packets", "tx_bytes")
+_NOTHING: Final = (0, 0, 0, 0)
 # Challenges in flight; the core sends at most three to each of three slots and the old path.
 _NONCES_MAX: Final = 16
 
@@ -59,6 +62,7 @@ class Live:
     __slots__ = (
         "addresses",
         "asked_interval_ns",
+        "began_at",
         "born_index",
         "core",
         "deadline_ns",
@@ -82,6 +86,7 @@ class Live:
     def __init__(self, core: Session, peer: Peer) -> None:
         self.core = core
         self.peer = peer
+        self.began_at: tuple[int, ...] = _NOTHING  # what its peer's counters said when it began here
         self.asked_interval_ns = 0  # G: how often the client's HELLO wants idle paths probed
         self.instance = b""  # the client process that holds it; b"" for a stock peer
         self.addresses: dict[str, Endpoint] = {}
@@ -189,7 +194,7 @@ class Sessions:
     ) -> Live:
         """T0; `at` is what `first.address` names. Refused for an invalid policy. The slot's older session has ended."""
         core, turn = driver.create(role, session_id, peer.config.name, policy, first, now_ns, stock)
-        live = Live(core, peer)
+        live = self._live(core, peer)
         live.addresses[first.address] = at
         self._by_slot[peer.slot] = live
         self._sink.created(core, first, turn)
@@ -207,11 +212,29 @@ class Sessions:
     ) -> Live | None:
         """T22 from the durable store; None when its time is over."""
         core, turn = driver.restore(record, policy, down_ns, audited_version, now_ns)
-        live = Live(core, peer)
+        live = self._live(core, peer)
         self._by_slot[peer.slot] = live
         self._sink.restored(core, record, down_ns, audited_version, turn)
         self._carry_out(now_ns, live, turn)
         return None if live.ended else live
+
+    def _live(self, core: Session, peer: Peer) -> Live:
+        live = Live(core, peer)
+        live.began_at = self._counted(peer.slot)
+        return live
+
+    def _counted(self, slot: int) -> tuple[int, ...]:
+        found: Mapping[str, Any] = self._engine.stats(slot)
+        counted = tuple(found[name] for name in _COUNTED)
+        return counted if any(counted) else _NOTHING  # one for all whose peers begin with them
+
+    def traffic(self, live: Live) -> dict[str, int]:
+        """Datagrams and outer bytes of a session both ways since it began, or since this process took it over.
+
+        The peer of its slot is still there.
+        """
+        found = zip(_COUNTED, self._counted(live.slot), live.began_at, strict=True)
+        return {name: now - before for name, now, before in found}
 
     def feed(self, now_ns: int, live: Live, one: inp.Input) -> Turn:
         """One input; its effects are carried out before this returns."""

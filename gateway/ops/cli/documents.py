@@ -21,7 +21,7 @@ class Exact(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Summary(Exact, frozen=True):
-    """A session in a line."""
+    """A session in a line. Packets are datagrams and bytes are outer ones, both since it began here."""
 
     session_id: str
     peer: str
@@ -40,6 +40,10 @@ class Summary(Exact, frozen=True):
     switches_last_minute: int
     switches_per_minute_max: int
     cooldown_left_s: float
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
 
 
 class Path(Exact, frozen=True):

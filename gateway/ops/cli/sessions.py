@@ -204,6 +204,10 @@ def render(document: Mapping[str, Any]) -> str:
             f"{_through(document)}" + (f" (path {document['path_id']})" if document["path_id"] else ""),
         ),
         ("age", output.age(document["age_s"])),
+        (
+            "traffic",
+            f"{output.size(document['rx_bytes'])} received, {output.size(document['tx_bytes'])} sent",
+        ),
         ("version", f"{document['state_version']}, binding epoch {document['binding_epoch']}"),
         (
             "switches",

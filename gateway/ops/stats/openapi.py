@@ -67,6 +67,10 @@ _SUMMARY: Final[dict[str, Schema]] = {
     "switches_last_minute": _WHOLE,
     "switches_per_minute_max": _WHOLE,
     "cooldown_left_s": _NUMBER,
+    "rx_packets": _WHOLE,
+    "rx_bytes": _WHOLE,
+    "tx_packets": _WHOLE,
+    "tx_bytes": _WHOLE,
 }
 _PATH: Final[dict[str, Schema]] = {
     "path_id": _WHOLE,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core import inputs as inp
+from gateway.ops.cli import output
 from tests.unit.ops.conftest import Jvpn
 from tests.unit.ops.daemon import serving
 from tests.unit.ops.sessionhost import GW_ID, MS, PHONE_ID, Host, S, host
@@ -79,6 +80,8 @@ def test_one_session_and_its_paths(jvpn: Jvpn, places: Path) -> None:
     ]  # fmt: skip
     assert "because   REATTACH_SUCCESS" in text
     assert "switches  1/8 in the last minute, cooldown 1.5 s" in text
+    sent, received = output.size(document["tx_bytes"]), output.size(document["rx_bytes"])
+    assert f"traffic   {received} received, {sent} sent" in text
     assert paths["schema"] == "jvpn.session-paths/1"
     assert paths["paths"] == document["paths"]
     assert table.splitlines()[0].split() == [
