@@ -15,7 +15,7 @@ from resource import RLIMIT_NOFILE, getrlimit
 from typing import Any, Final, NamedTuple
 
 from gateway.constants import NS_PER_S
-from gateway.control.observed import Observed
+from gateway.control.observed import Observed, Phase
 from gateway.control.watch import Watch
 from gateway.core.states import LIVE, State
 from gateway.noise.peer import Refusal
@@ -229,6 +229,8 @@ def _progress(text: Text, scrape: Scrape) -> None:
     text.one(
         "jvpn_stalled", "gauge", "1 while the data plane does not move.", int(bool(scrape.watch.problems()))
     )
+    drains = scrape.seen.phase is Phase.DRAINING
+    text.one("jvpn_draining", "gauge", "1 while no new sessions are taken.", int(drains))
     interval_s = engine.idle_interval_ns / NS_PER_S
     text.one(
         "jvpn_probe_interval_seconds",

@@ -122,6 +122,7 @@ HEALTHY: Final[Series] = {
     **one("jvpn_host_memory_bytes", flat(4e9)),
     **one("jvpn_host_memory_available_bytes", flat(2e9)),
     **one("jvpn_stalled", flat(0)),
+    **one("jvpn_draining", flat(0)),
     **one("jvpn_dual_binding_total", flat(0)),
     **one("jvpn_silent_reset_total", flat(0)),
     **one("jvpn_ambiguous_owner_total", flat(0)),
@@ -164,6 +165,7 @@ CASES: Final[Mapping[str, Case]] = {
         one("process_start_time_seconds", "0x60 3700x5 4000x30"),
     ),
     "JvpnStalled": Case(one("jvpn_stalled", turns(0, 1, 1)), one("jvpn_stalled", turns(0, 1, 0))),
+    "JvpnDraining": Case(one("jvpn_draining", turns(0, 1, 61)), one("jvpn_draining", turns(0, 1, 58))),
     "JvpnLoopStalls": Case(stalls(0.25), stalls(0.1)),
     "JvpnDescriptors": Case(one("process_open_fds", flat(900)), one("process_open_fds", flat(800))),
     "JvpnMemory": Case(

@@ -27,7 +27,7 @@ from gateway.ops.stats.access import Access, Caller, Denied
 from gateway.ops.stats.actions import BODY_MAX_BYTES, BURST
 from gateway.ops.stats.openapi import DOCUMENT, SCHEMAS
 from tests.unit.control.samples import private, public
-from tests.unit.ops.statshost import PRIVATE, PSK, Made, base, on_loop, serving
+from tests.unit.ops.statshost import PRIVATE, PSK, Made, base, get, on_loop, serving
 from tests.unit.ops.test_stats_api import faults
 from tests.unit.ops.test_stats_server import make_certificates
 
@@ -166,6 +166,7 @@ def test_a_drain_fails_readiness_until_it_ends(tmp_path: Path) -> None:
         for on, status, phase in ((True, 503, "draining"), (True, 503, "draining"), (False, 200, "serving")):
             found, seen = await ask("POST", "/api/v1/drain", {"on": on})
             assert (found, seen) == (200, {"schema": "jvpn.drain/1", "phase": phase, "sessions": 1})
+            assert f"\njvpn_draining {int(on)}\n" in (await get(made, "/metrics"))[1]
             assert faults(seen, SCHEMAS["Drain"]) == []
             assert (await ask("GET", "/readyz"))[0] == status
             admits = made.tunnel.exchange.admits
