@@ -96,16 +96,29 @@ class _Act(NamedTuple):
 
 
 class Told(NamedTuple):
-    """One event as a follower hears of it, before it is on disk. ``number`` counts this process's events from 1."""
+    """One event, or what an operator did, as a follower hears of it before it is on disk.
+
+    ``number`` counts both from 1 in this process. ``who`` is None for an action that names no session.
+    """
 
     number: int
     unix_ns: int
-    who: _Who
-    event: Event
+    who: _Who | None
+    event: Event | _Act
 
     @property
     def session_id(self) -> bytes:
-        return self.who.session_id
+        return self.who.session_id if self.who is not None else b""
+
+    @property
+    def peer(self) -> str:
+        return self.who.peer if self.who is not None else ""
+
+    def body(self) -> Body:
+        """Its record, without wall clock, node and chain. An action says whose it is as an event does."""
+        if isinstance(self.event, _Act) or self.who is None:
+            return {**cast("_Act", self.event).body, "session_id": self.session_id.hex(), "peer": self.peer}
+        return audit.event_body(self.who.session, self.event)
 
 
 class _Gap:
@@ -216,6 +229,7 @@ class AuditLog:
         self._rotations: deque[Future[Path]] = deque()
         self._failing = ""
         self._lost = self._gap_records = self._events = self._written = 0
+        self._number = 0  # of what followers were told last
         self._torn_bytes = 0  # cut off at the start
         self._signed_s = 0.0
         self._tail: deque[Told] = deque(maxlen=TAIL_EVENTS)
@@ -250,6 +264,14 @@ class AuditLog:
                 self._queue.append(act)
         self._some.set()
         self._now.set()
+        self._tell(act.unix_ns, self._known(str(body.get("target", ""))), act)
+
+    def _known(self, session: str) -> _Who | None:
+        """The session of this id, by what followers were told of it."""
+        found = (
+            told.who for told in reversed(self._tail) if told.session_id and told.session_id.hex() == session
+        )
+        return next(found, None)
 
     def _full(self) -> bool:
         """After the first turn that was missed all others are, until the writer has taken the gap: order holds."""
@@ -269,8 +291,9 @@ class AuditLog:
             self._some.set()
         if (item.events or waiting >= LAZY_MAX) and not self._now.is_set():
             self._now.set()
-        if item.events:
-            self._tell(item)
+        for event in item.events:
+            self._events += 1
+            self._tell(item.unix_ns, who, event)
 
     def _miss(self, session: Session, item: _Item) -> None:
         self._lost += 1
@@ -282,28 +305,27 @@ class AuditLog:
         else:
             gap.add(item)
 
-    def _tell(self, item: _Item) -> None:
-        for event in item.events:
-            self._events += 1
-            told = Told(self._events, item.unix_ns, item.who, event)
-            self._tail.append(told)
-            for callback in tuple(self._followers):
-                try:
-                    callback(told)
-                except Exception as error:  # a follower's fault is not the session's
-                    self._on_problem(f"a follower of events failed: {error!r}")
+    def _tell(self, unix_ns: int, who: _Who | None, event: Event | _Act) -> None:
+        self._number += 1
+        told = Told(self._number, unix_ns, who, event)
+        self._tail.append(told)
+        for callback in tuple(self._followers):
+            try:
+                callback(told)
+            except Exception as error:  # a follower's fault is not the session's
+                self._on_problem(f"a follower of events failed: {error!r}")
 
     # --- followers --------------------------------------------------------------------------------------------
 
     def subscribe(self, callback: Callback) -> Callable[[], None]:
-        """Call back on the loop for every event from now on; the result unsubscribes."""
+        """Call back on the loop for every event and action from now on; the result unsubscribes."""
         self._followers.append(callback)
         return lambda: self._followers.remove(callback) if callback in self._followers else None
 
     @property
     def last_number(self) -> int:
-        """The number of the latest event, 0 before the first."""
-        return self._events
+        """The number of what was told last, 0 before the first."""
+        return self._number
 
     def since(self, number: int) -> Iterator[Told]:
         """The events after this number that are still in memory, oldest first."""
@@ -314,8 +336,8 @@ class AuditLog:
         return [told for told in self._tail if told.session_id == session_id]
 
     def body(self, told: Told) -> Body:
-        """An event as its record will say it, without its place in the chain."""
-        body = self._redacted(audit.event_body(told.who.session, told.event))
+        """What was told as its record will say it, without its place in the chain."""
+        body = self._redacted(told.body())
         return {**body, "ts": audit.wall(told.unix_ns), "node": self.node, "number": told.number}
 
     @property

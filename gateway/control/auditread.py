@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from gateway import crypto
+from gateway.control.actor import ACTION_EVENT
 from gateway.control.auditfile import CHECKPOINT_RECORDS, Named, journal_files
 from gateway.core import audit
 from gateway.core.audit import Body, Divergence
@@ -392,23 +393,30 @@ def choose(selector: str, known: dict[str, str]) -> str:
 
 
 def timeline(paths: Sequence[Path], selector: str) -> dict[str, Any]:
-    """Every event of a session, ``jvpn.timeline/1``; the log alone tells it."""
+    """Every event of a session and what was done to it, ``jvpn.timeline/1``; the log alone tells it."""
     known = sessions(paths)
     ident = choose(selector, known)
-    events = [
-        body
-        for body in bodies(paths, ident.encode())
-        if body.get("session_id") == ident and body.get("event") not in SOURCES
-    ]
+    events = [body for body in bodies(paths, ident.encode()) if _is_event(body) and _concerns(body, ident)]
     return {"schema": "jvpn.timeline/1", "session_id": ident, "peer": known[ident], "events": events}
 
 
+def _is_event(body: Body) -> bool:
+    """Something that happened to a session, or was done by an operator."""
+    name = body.get("event")
+    return name == ACTION_EVENT or ("session_id" in body and name not in SOURCES)
+
+
+def _concerns(body: Body, ident: str) -> bool:
+    """Whether it happened to this session, or was done to it."""
+    return body.get("session_id", body.get("target")) == ident
+
+
 def events(paths: Sequence[Path], selector: str | None, limit: int) -> dict[str, Any]:
-    """The latest events of all sessions or one, ``jvpn.events/1``."""
+    """The latest events of all sessions or one, and what was done to them, ``jvpn.events/1``."""
     ident = choose(selector, sessions(paths)) if selector else ""
     found: list[Body] = []
     for body in bodies(paths, ident.encode()):
-        if "session_id" in body and body.get("event") not in SOURCES:
+        if _is_event(body) and (not ident or _concerns(body, ident)):
             found.append(body)
             if len(found) > 2 * limit:
                 del found[:limit]

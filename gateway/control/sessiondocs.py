@@ -257,7 +257,7 @@ class SessionDocs:
         return [named.path for named in auditread.named_files([self._journal], self._interface)]
 
     async def events(self, args: dict[str, Any]) -> dict[str, Any]:
-        """Events after ``since`` that are still in memory, ``jvpn.events/1``; waits up to ``wait_ms`` for one.
+        """Events and actions after ``since`` that are still in memory, ``jvpn.events/1``; waits ``wait_ms`` for one.
 
         ``instance`` and ``next`` go into the following call; ``missed`` counts those that memory no longer holds. A
         call without ``since`` begins with what is there; -1 begins with what comes.
@@ -282,7 +282,9 @@ class SessionDocs:
         try:
             return self.find(selector).core.session_id
         except NotFound:
-            known = {told.session_id.hex(): told.who.peer for told in self._audit.since(0)}
+            known = {
+                told.session_id.hex(): told.peer for told in self._audit.since(0) if told.who is not None
+            }
             return bytes.fromhex(auditread.choose(selector, known))
 
     async def _next_event(self, wait_s: float) -> None:

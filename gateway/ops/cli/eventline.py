@@ -7,12 +7,14 @@ version does not know is printed with its fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 Body = Mapping[str, Any]
 
 SHORT: Final = 8
+_IDENT: Final = re.compile(r"[0-9a-f]{32}")
 _HEAD: Final = frozenset(
     (
         "schema",
@@ -59,8 +61,14 @@ def line(body: Body) -> str:
     """One event. The time of day is UTC."""
     name = str(body.get("event", "?"))
     what = _TEXTS.get(name, _unknown)(body)
-    session = short(str(body.get("session_id", ""))) or "-" * SHORT
+    session = short(_session(body)) or "-" * SHORT
     return f"{body.get('ts', '')[11:23]}  {session}  {_NAMES.get(name, name):<11}  {what}".rstrip()
+
+
+def _session(body: Body) -> str:
+    """The session it happened to; the journal's record of an action has it as its target."""
+    found, target = str(body.get("session_id", "")), str(body.get("target", ""))
+    return found or (target if _IDENT.fullmatch(target) else "")
 
 
 def _end(value: Any) -> str:
@@ -172,6 +180,14 @@ def _policy(body: Body) -> str:
     return f"{verdict}  {str(body.get('policy_hash', ''))[:19]}"
 
 
+def _action(body: Body) -> str:
+    """What of it is an operator's own text may be anything: what cannot be printed is left out."""
+    whom = "" if _session(body) else str(body.get("target", ""))
+    by = f"by {body.get('by')} via {body.get('via')}" if body.get("by") else "by the process itself"
+    text = "  ".join(filter(None, [f"{body.get('action')} {whom}".strip(), str(body.get("outcome", "")), by]))
+    return "".join(sign for sign in text if sign.isprintable())
+
+
 def _unknown(body: Body) -> str:
     return _pairs({name: value for name, value in body.items() if name not in _HEAD})
 
@@ -194,6 +210,7 @@ _NAMES: Final = {
     "OWNERSHIP_EVENT": "OWNER",
     "TERMINATION_EVENT": "ENDED",
     "AUDIT_GAP": "AUDIT GAP",
+    "OPERATOR_ACTION": "OPERATOR",
 }
 _TEXTS: Final[Mapping[str, Callable[[Body], str]]] = {
     "STATE_CHANGE": _state,
@@ -213,4 +230,5 @@ _TEXTS: Final[Mapping[str, Callable[[Body], str]]] = {
     "OWNERSHIP_EVENT": lambda body: f"{body.get('reason')}  owner epoch {body.get('owner_epoch')}",
     "TERMINATION_EVENT": lambda body: f"{body.get('reason')}  after {span(body.get('age_ns', 0))}",
     "AUDIT_GAP": _gap,
+    "OPERATOR_ACTION": _action,
 }

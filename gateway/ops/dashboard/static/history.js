@@ -10,7 +10,7 @@ const SAMPLES_S = 900;
 
 const TOLD = new Set([
   "SESSION_CREATED", "STATE_CHANGE", "TRANSPORT_SWITCH", "TRANSPORT_SWITCH_DENIED", "TRANSPORT_DEAD",
-  "SECURITY_EVENT", "POLICY_EVENT", "OWNERSHIP_EVENT", "AUDIT_GAP",
+  "SECURITY_EVENT", "POLICY_EVENT", "OWNERSHIP_EVENT", "AUDIT_GAP", "OPERATOR_ACTION",
 ]);
 
 class Past {
@@ -43,9 +43,9 @@ export class History {
     return past;
   }
 
-  /** One event of the stream. */
+  /** One event of the stream; what an operator did may be no session's. */
   event(body) {
-    const at = Date.parse(body.ts) / 1000, past = this.of(body.session_id);
+    const at = Date.parse(body.ts) / 1000, past = body.session_id ? this.of(body.session_id) : new Past();
     if (body.event === "STATE_CHANGE") {
       this.change(past, body.state_version, at, body.previous_state, body.new_state, body.reason);
     }
