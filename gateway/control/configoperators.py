@@ -6,13 +6,12 @@ Rule: an operator's token is nobody else's: no other user can read its file, and
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from gateway.control import configfields, keysfile
+from gateway.control import configfields, keysfile, regularfile
 from gateway.control.configmodel import Operator
 from gateway.control.configpeers import Origin
 from gateway.control.configreport import Problems
@@ -41,8 +40,7 @@ def read_tokens(name: str, reader: bytes, problems: Problems, origin: Origin) ->
 def _read(name: str, origin: Origin) -> tuple[Operator, ...]:
     path = keysfile.resolve_key_path(name, origin.folder, origin.environ)
     try:
-        with path.open("rb") as file:
-            mode, data = os.fstat(file.fileno()).st_mode, file.read(_FILE_MAX + 1)
+        data, mode = regularfile.read(path, _FILE_MAX + 1)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
     if exposed := keysfile.exposed(path, mode):

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
+from gateway.control import regularfile
 from gateway.control.configlines import key_at_line, key_lines, line_of
 from gateway.errors import ConfigError, ConfigErrors
 
@@ -111,10 +112,9 @@ class Problems:
 
 
 def read_text(path: Path) -> str:
-    """A configuration file as text; ``ConfigErrors`` when it cannot be read, is too large or is not UTF-8."""
+    """A configuration file as text; ``ConfigErrors`` when it is none, cannot be read, is too large or is not UTF-8."""
     try:
-        with path.open("rb") as file:
-            data = file.read(CONFIG_MAX_BYTES + 1)
+        data, _ = regularfile.read(path, CONFIG_MAX_BYTES + 1)
     except OSError as error:
         raise _single(str(path), 0, error.strerror or "cannot be read") from None
     if len(data) > CONFIG_MAX_BYTES:

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from gateway.control import configfields, configoperators, keysfile
+from gateway.control import configfields, configoperators, keysfile, regularfile
 from gateway.control.configmodel import Stats, Tls
 from gateway.control.configpeers import Origin
 from gateway.control.configreport import Problems
@@ -81,10 +81,10 @@ def _read_token(name: str, problems: Problems, origin: Origin) -> bytes:
         return bytes(TOKEN_MIN)
     path = keysfile.resolve_key_path(name, origin.folder, origin.environ)
     try:
-        with path.open("rb") as file:
-            mode, text = os.fstat(file.fileno()).st_mode, file.read(TOKEN_MAX + 2).strip()
+        data, mode = regularfile.read(path, TOKEN_MAX + 2)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
+    text = data.strip()
     if not TOKEN_MIN <= len(text) <= TOKEN_MAX or not all(33 <= byte <= 126 for byte in text):
         raise ValueError(
             f"{path} holds no token: one line of {TOKEN_MIN} to {TOKEN_MAX} letters, digits and signs"

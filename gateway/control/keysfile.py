@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from gateway.control import regularfile
 from gateway.errors import HostError, JumpError, NotFound
 
 RandomBytes = Callable[[int], bytes]
@@ -105,9 +106,7 @@ def public_key(private_key: bytes) -> bytes:
 def read_key_file(path: Path) -> KeyFile:
     """Read one base64 key. ``NotFound`` without the file, ``JumpError`` when it holds no readable key."""
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(KEY_FILE_MAX_BYTES + 1)
+        data, mode = regularfile.read(path, KEY_FILE_MAX_BYTES + 1)
     except FileNotFoundError:
         raise NotFound(f"{path} does not exist; make it with: jvpn keys gen -o {path}") from None
     except OSError as error:
