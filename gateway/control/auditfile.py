@@ -7,6 +7,9 @@ ended and the same call may be made again. One thread uses it (the writer of ``a
 Every file begins with a JOURNAL record, names each policy it refers to, and its first record's ``prev`` is the digest
 of the last record of the file before. A CHECKPOINT signed with Ed25519 follows at least every 1,024 records.
 
+A file has its name only when its first record is on disk: so one that holds none was cut, and one that says neither
+``none`` nor ``rotated`` there follows records that are gone.
+
 Files are removed only where a number of files to keep is set, the oldest first, and after a REMOVING record that names
 them is on disk.
 """
@@ -179,6 +182,8 @@ class Journal:
         self._now_ns = now_ns
         self._fd = -1
         self._path = directory / "unopened"
+        self._draft = directory / f".audit-{interface}.jsonl"  # a file without its first record
+        self._unnamed = False
         self._size_bytes = 0
         self._prev = audit.GENESIS
         self._named: set[str] = set()  # policies this file has named
@@ -260,13 +265,21 @@ class Journal:
         self._named.clear()
         if self._path.exists() and self._path.stat().st_size:
             self._path.replace(self._path.with_name(f"{self._path.name}.damaged-{self._unix_ns()}"))
+        self._unnamed = True
         self._reopen()
+
+    def _name(self) -> None:
+        """The first records of a new file are written: now it may be found."""
+        self.sync()
+        self._draft.replace(self._path)
+        statedir.sync_dir(self._directory)
+        self._unnamed = False
 
     def _reopen(self) -> None:
         """Open the file where the chain ends, without what a failed call may have left behind it."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        fd = os.open(self._path, flags, 0o600)
+        fd = os.open(self._draft if self._unnamed else self._path, flags, 0o600)
         try:
             size_bytes = os.fstat(fd).st_size
             if size_bytes > self._size_bytes:
@@ -282,7 +295,8 @@ class Journal:
 
     def _drop_old(self) -> None:
         """What is removed is written first: a reader who misses a file finds that it was meant."""
-        old = journal_files(self._directory, self._interface)[: -self._keep] if self._keep else []
+        known, others = journal_files(self._directory, self._interface), self._keep - self._unnamed
+        old = known[: max(0, len(known) - others)] if self._keep else []
         if not old:
             return
         body = {"schema": audit.SCHEMA, "mono_ns": self._now_ns(), "event": "REMOVING"}
@@ -306,6 +320,8 @@ class Journal:
             self.dirty = True
             if sync:
                 self.sync()
+            if self._unnamed:
+                self._name()
         except Exception:
             self._undo(mark)
             raise

@@ -25,6 +25,7 @@ from gateway.errors import AuthError, CryptoError, NotFound, UsageError
 # What goes in; everything else with a session is an event.
 SOURCES: Final = frozenset({"CREATE", "RESTORE", "INPUT", "TIMER"})
 PREFIX_MIN: Final = 4
+_EMPTY: Final = "the file holds no record, and has never been without one: what it held is gone"
 _WHERE: Final = "`jvpn sessions` lists the living ones, `jvpn events` names those that ended"
 
 _CHECKPOINT: Final = b'"event":"CHECKPOINT"'
@@ -122,7 +123,7 @@ class _Walk:
             return Fault(path, len(data) + 1, "the file ends in the middle of a record")
         self.verdict.torn_bytes = torn
         if not data:
-            return None
+            return Fault(path, 0, _EMPTY)
         if self.seq < 0:
             self._begin(data[0])
         try:
@@ -132,7 +133,7 @@ class _Walk:
         broken = audit.verify(texts, self.prev, self.seq)
         if broken is not None:
             return Fault(path, broken.line + 1, broken.why)
-        fault = self._checkpoints(path, data)
+        fault = _began(path, data[0]) or self._checkpoints(path, data)
         self.prev, self.seq = msgspec.json.decode(data[-1])["hash"], self.seq + len(data)
         self.verdict.records += len(data)
         return fault
@@ -160,6 +161,17 @@ class _Walk:
             elif verdict.unsigned > CHECKPOINT_RECORDS:
                 return Fault(path, number, f"no signed checkpoint in {CHECKPOINT_RECORDS} records")
         return None
+
+
+def _began(path: Path, line: bytes) -> Fault | None:
+    """What the first record of a file says of the one before it (``auditfile``)."""
+    body = msgspec.json.decode(line)
+    previous = body.get("previous")
+    if body.get("event") != "JOURNAL":
+        return Fault(path, 1, "the first record of a file is no JOURNAL record")
+    if previous == "rotated" or (previous == "none" and body["seq"] == 0):
+        return None
+    return Fault(path, 1, f"begun because the records before it were gone or damaged (previous: {previous})")
 
 
 def _unsigned(body: Body, public_key: bytes | None) -> str:

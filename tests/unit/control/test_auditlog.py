@@ -451,7 +451,8 @@ def test_a_removed_file_is_begun_anew_and_missed(tmp_path: Path) -> None:
     (named,) = journal_files(tmp_path)
     assert named.first_seq > 0
     assert written(tmp_path)[0]["previous"] == "lost"
-    assert verdict(tmp_path).fault is None
+    fault = verdict(tmp_path).fault
+    assert fault is not None and "(previous: lost)" in fault.why
 
 
 def test_a_failed_sync_is_written_again_once(tmp_path: Path, disk: Disk) -> None:
