@@ -22,7 +22,7 @@ from gateway.core.choose import (
     usable_for_handshake,
 )
 from gateway.core.liveness import breach_reason
-from gateway.core.path import PROBING, VALIDATED, Path, pto_ns
+from gateway.core.path import DOWN, PROBING, VALIDATED, Path, pto_ns
 from gateway.core.reasons import Reason
 from gateway.core.reattach import Ask, Better, Episode, RebindTry
 from gateway.core.session import Session, Turn
@@ -165,12 +165,18 @@ def _want(s: Session, now_ns: int) -> Want | None:
     if not s.bound_id:
         targets = forced_targets(s, now_ns, unbound=True)
         first = targets[0] if targets else None
-        return Want(SwitchClass.FORCED, Reason.PEER_REPORTED_INSTABILITY, first)
+        return Want(SwitchClass.FORCED, _loss_reason(s), first)
     if mismatch_due_ns(s) and mismatch_due_ns(s) <= now_ns:
         return _mismatch_want(s, now_ns)
     if s.ask is not None:
         return _operator_want(s, now_ns, s.ask.path_id)
     return _quality_want(s, now_ns)
+
+
+def _loss_reason(s: Session) -> Reason:
+    """What the gateway is told of a lost binding: our own host said so of the path, or we found it out."""
+    left = s.path(s.left_id)
+    return Reason.LINK_DOWN if left is not None and left.has(DOWN) else Reason.PEER_REPORTED_INSTABILITY
 
 
 def _mismatch_want(s: Session, now_ns: int) -> Want:
@@ -281,7 +287,7 @@ def pursue(s: Session, turn: Turn) -> None:
 def _reopen(s: Session, turn: Turn) -> None:
     """T10 by a death: RECOVERING was entered with the binding lost; the episode starts in the same step."""
     targets = forced_targets(s, turn.now_ns, unbound=True)
-    want = Want(SwitchClass.FORCED, Reason.PEER_REPORTED_INSTABILITY, targets[0] if targets else None)
+    want = Want(SwitchClass.FORCED, _loss_reason(s), targets[0] if targets else None)
     _open_episode(s, turn, want)
 
 

@@ -7,6 +7,8 @@ commit binds the validated address of the named path, never simply the source of
 
 from __future__ import annotations
 
+import dataclasses
+
 from gateway.core import budget as limits
 from gateway.core import effects as fx
 from gateway.core import events as ev
@@ -19,7 +21,7 @@ from gateway.core.rebind import Inquiry, Kind, Outcome, Slot, admit, judge, verd
 from gateway.core.session import Session, Turn
 from gateway.core.states import Evidence, State, SwitchClass, Tier
 from gateway.core.switching import Commit, changed, commit, path_died, validated
-from gateway.core.transitions import Trigger
+from gateway.core.transitions import REQUEST_REASONS, Trigger
 
 # --- who the peer is, what it wants ------------------------------------------------------------------------------
 
@@ -122,6 +124,7 @@ def on_request(s: Session, turn: Turn, seen: inp.ReattachRequest) -> None:
     if s.stock or s.state is State.BIRTH:
         s.alarm(turn, Reason.INVALID_STATE_TRANSITION, "REATTACH_REQUEST without a jump session")
         return
+    seen = _labelled(seen)
     ruling, reason = reattach.check(seen.attempt_id, seen.epoch, _standing(s, turn, seen))
     if ruling is Ruling.REPEAT_ACK:
         _repeat_ack(s, turn)
@@ -131,6 +134,13 @@ def on_request(s: Session, turn: Turn, seen: inp.ReattachRequest) -> None:
         _prove(s, turn, seen)
     elif ruling is Ruling.COMMIT:
         _accept(s, turn, seen)
+
+
+def _labelled(seen: inp.ReattachRequest) -> inp.ReattachRequest:
+    """A reason that no request has, or that a later version has, still says that the client wants to move."""
+    if seen.reason in REQUEST_REASONS:
+        return seen
+    return dataclasses.replace(seen, reason=Reason.PEER_REPORTED_INSTABILITY)
 
 
 def switch_class(s: Session, path_id: int, forced: bool) -> SwitchClass:

@@ -189,13 +189,14 @@ class Rule:
 
 R = Reason
 _LOST = Act.CLEAR | Act.OPEN_WINDOW
-_REQUEST_REASONS: Final = (
+REQUEST_REASONS: Final = (
     R.PEER_REPORTED_INSTABILITY,
     R.NAT_REBIND,
     R.OPERATOR_SWITCH,
     R.PREFERRED_PATH,
     R.BINDING_MISMATCH,
     R.STOCK_ROAMING,
+    R.LINK_DOWN,
 )
 _BREACHES: Final = (
     R.LOSS_THRESHOLD_EXCEEDED,
@@ -234,7 +235,7 @@ _ROWS: Final[dict[tuple[State, Trigger], tuple[Rule, ...]]] = {
             "T6", may_switch, VOLATILE, (R.OPERATOR_SWITCH, R.PREFERRED_PATH, R.BINDING_MISMATCH), roles="C"
         ),
     ),
-    (ATTACHED, Trigger.COMMIT): (Rule("T7", proven, VOLATILE, _REQUEST_REASONS),),
+    (ATTACHED, Trigger.COMMIT): (Rule("T7", proven, VOLATILE, REQUEST_REASONS),),
     (ATTACHED, Trigger.RESTARTED): (_RESTART,),
     (VOLATILE, Trigger.CALM): (Rule("T8", calm, ATTACHED, (R.STABILITY_RESTORED,)),),
     (VOLATILE, Trigger.PERSISTED): (Rule("T9", always, DEGRADED, (R.VOLATILITY_PERSISTED,)),),
