@@ -30,6 +30,9 @@ _ZERO_KEY: Final = bytes(KEY_BYTES)
 _BLOCK_BYTES: Final = 64
 _IPAD: Final = bytes(byte ^ 0x36 for byte in range(256))
 _OPAD: Final = bytes(byte ^ 0x5C for byte in range(256))
+# What HMAC pads the second half of a block with, under a key of 32 bytes.
+_IPAD_REST: Final = _IPAD[:1] * (_BLOCK_BYTES - HASH_BYTES)
+_OPAD_REST: Final = _OPAD[:1] * (_BLOCK_BYTES - HASH_BYTES)
 _KDF_OUTPUTS_MAX: Final = 3
 
 _blake2s = hashlib.blake2s
@@ -139,14 +142,16 @@ def kdf(key: bytes, data: bytes, n: int) -> tuple[bytes, ...]:
     """Return n (1..3) outputs of 32 bytes: HKDF (RFC 5869) with HMAC-BLAKE2s, salt ``key``, no info."""
     if not 1 <= n <= _KDF_OUTPUTS_MAX:
         raise CryptoError(f"kdf makes 1..{_KDF_OUTPUTS_MAX} outputs, not {n}")
-    extracted = hmac_blake2s(key, data).ljust(_BLOCK_BYTES, b"\0")
-    inner, outer = extracted.translate(_IPAD), extracted.translate(_OPAD)
-    outputs: list[bytes] = []
-    last = b""
-    for index in range(1, n + 1):
-        last = _blake2s(outer + _blake2s(inner + last + bytes((index,))).digest()).digest()
-        outputs.append(last)
-    return tuple(outputs)
+    extracted = hmac_blake2s(key, data)
+    # An output is a key of HMAC as well: half a block, the other half is padding.
+    inner, outer = extracted.translate(_IPAD) + _IPAD_REST, extracted.translate(_OPAD) + _OPAD_REST
+    first = _blake2s(outer + _blake2s(inner + b"\1").digest()).digest()
+    if n == 1:
+        return (first,)
+    second = _blake2s(outer + _blake2s(inner + first + b"\2").digest()).digest()
+    if n == 2:
+        return first, second
+    return first, second, _blake2s(outer + _blake2s(inner + second + b"\3").digest()).digest()
 
 
 def constant_time_equal(a: bytes, b: bytes) -> bool:

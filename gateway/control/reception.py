@@ -210,7 +210,7 @@ class Reception:
     def follow_policy(self, now_ns: int, live: Live) -> None:
         """What the configuration says by now, for a session that began under something else."""
         policy = with_interval(self._policy_of(live.peer), live.asked_interval_ns)
-        if policy != live.core.policy:
+        if policy is not live.core.policy and policy != live.core.policy:
             self._sessions.change_policy(now_ns, live, policy)
 
     def _agree(self, live: Live, birth: Birth, hello: fr.Hello) -> bool:

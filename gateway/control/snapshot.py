@@ -6,13 +6,15 @@ Rule: what both ends must judge alike comes from the gateway; what only guards t
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from gateway.constants import NS_PER_MS
-from gateway.core.policy import Policy, Profile, problems
+from gateway.core.policy import POLICIES_KEPT, Policy, Profile, problems
 from gateway.frames import CarrierBit, PolicySnapshot
 
 
+@functools.lru_cache(maxsize=POLICIES_KEPT)
 def snapshot_of(policy: Policy) -> PolicySnapshot:
     """The gateway's policy for one session."""
     return PolicySnapshot(
@@ -77,6 +79,7 @@ def _profile(own: Policy, seen: PolicySnapshot) -> Profile:
     return profile_of(max(own.profile.interval_ns, seen.liveness_interval_ms * NS_PER_MS))
 
 
+@functools.lru_cache(maxsize=POLICIES_KEPT)
 def with_interval(own: Policy, asked_ns: int) -> Policy:
     """The gateway's policy for a client that asks for this probe interval: the slower one, where it may have it."""
     profile = profile_of(max(own.profile.interval_ns, asked_ns))

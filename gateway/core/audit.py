@@ -18,6 +18,8 @@ import typing
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from gateway.constants import NS_PER_S
 from gateway.core import driver, inputs
 from gateway.core.events import Event, StateChange
@@ -30,6 +32,11 @@ GENESIS: Final = "0" * 64
 # What a shell adds and a replay cannot know.
 _ENVELOPE: Final = frozenset({"ts", "node", "seq", "prev", "hash"})
 _SOURCES: Final = frozenset({"CREATE", "RESTORE", "POLICY", "INPUT", "TIMER"})
+# Of JSON already.
+_PLAIN: Final = frozenset({int, str, bool, type(None)})
+# Said in another way by ``event_body``.
+_SAID: Final = frozenset({"mono_ns", "details", "transport_from", "transport_to"})
+_SORTED: Final = msgspec.json.Encoder(order="sorted")
 
 Body = dict[str, Any]
 
@@ -39,6 +46,8 @@ Body = dict[str, Any]
 
 def plain(value: Any) -> Any:
     """Any value of an event or input as JSON: enums by name, bytes as hex, dataclasses as objects."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, enum.Enum):
         return value.name
     if isinstance(value, bytes):
@@ -46,8 +55,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, Policy):
         return to_json(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {name: plain(getattr(value, name)) for name in _names(type(value))}
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+@functools.cache
+def _names(of: type[Any]) -> tuple[str, ...]:
+    """The fields of a dataclass; one entry per class of the program."""
+    return tuple(f.name for f in dataclasses.fields(of))
 
 
 def _head(s: Session, name: str, mono_ns: int) -> Body:
@@ -64,9 +79,10 @@ def _head(s: Session, name: str, mono_ns: int) -> Body:
 def event_body(s: Session, event: Event) -> Body:
     """The record of one event, without wall clock, node and chain."""
     body = _head(s, event.name, event.mono_ns)
-    for f in dataclasses.fields(event):
-        if f.name not in ("mono_ns", "details", "transport_from", "transport_to"):
-            body[f.name] = plain(getattr(event, f.name))
+    kind: Any = type(event)
+    for name in _names(kind):
+        if name not in _SAID:
+            body[name] = plain(getattr(event, name))
     if hasattr(event, "transport_from"):
         ends = (getattr(event, "transport_from"), getattr(event, "transport_to"))  # noqa: B009
         body["transport_change"] = {"from": ends[0] or None, "to": ends[1] or None}
@@ -121,15 +137,29 @@ def turn_bodies(s: Session, turn: Turn) -> list[Body]:
 def wall(unix_ns: int) -> str:
     """RFC 3339 UTC with microseconds, from Unix nanoseconds."""
     seconds, rest = divmod(unix_ns, NS_PER_S)
-    at = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%S") + f".{rest // 1000:06d}Z"
+    return f"{_wall_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@functools.lru_cache(maxsize=2)
+def _wall_second(seconds: int) -> str:
+    """The records of one second share it."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 # --- the chain ---------------------------------------------------------------------------------------------------
 
 
 def canonical(body: Body) -> str:
-    """The one spelling of a record: sorted keys, no spaces, ASCII."""
+    """The one spelling of a record: sorted keys, no spaces, ASCII; no float is ever in one."""
+    try:
+        text = _SORTED.encode(body).decode("ascii")
+    except (TypeError, ValueError):  # not ASCII, a number of more than 64 bits
+        return _canonical_of_any(body)
+    return text if "\x7f" not in text else _canonical_of_any(body)
+
+
+def _canonical_of_any(body: Body) -> str:
+    """The same by the standard library, which spells everything: seven times slower."""
     return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -33,6 +33,8 @@ MAX_WINDOW_NS: Final = _HOUR
 # A switch a second is the most that make-before-break can drain (RETIRING lasts at least 300 ms).
 MAX_SWITCHES_PER_MIN: Final = 60
 EXISTING_CARRIERS: Final = frozenset({"udp"})
+# A process has a policy for each way of roaming and each profile a client asks for, and keeps a reload's old ones.
+POLICIES_KEPT: Final = 64
 # Fastest first, as both ends prefer them; the names of gateway/suites.py.
 EXISTING_SUITES: Final = ("aegis-128l", "aes-256-gcm", "chacha20-poly1305")
 
@@ -119,6 +121,10 @@ class Policy:
     rekey_after_bytes: int = _p("keys.rekey_after_bytes", 0)
     roaming: Roaming = _p("stock.roaming", Roaming.HANDSHAKE)  # noqa: RUF009
     evict_allowed: bool = _p("session.evict", False)
+
+    def __hash__(self) -> int:
+        """Of a few fields, in few instructions: every record and every session looks something up by its policy."""
+        return hash((self.max_lifetime_ns, self.transport_lost_ttl_ns, self.rekey_after_ns, self.cooldown_ns))
 
     def reserve_gap_ns(self) -> int:
         """How far apart the reserved switches are, and so the longest a forced one ever waits.
@@ -282,6 +288,7 @@ def _bad_suites(policy: Policy) -> list[Problem]:
     return [Problem(key, f"{suite!r} is none of {', '.join(EXISTING_SUITES)}") for suite in unknown]
 
 
+@functools.lru_cache(maxsize=POLICIES_KEPT)
 def problems(policy: Policy) -> tuple[Problem, ...]:
     """Everything wrong with a policy, empty when it may be used."""
     found = _out_of_range(policy) + _bad_carriers(policy) + _bad_suites(policy)
@@ -315,7 +322,7 @@ def _typed(name: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=POLICIES_KEPT)
 def policy_hash(policy: Policy) -> str:
     """``sha256:`` and the hex digest of the canonical JSON: names the policy a decision followed."""
     text = json.dumps(to_json(policy), sort_keys=True, separators=(",", ":"))

@@ -7,6 +7,8 @@ import json
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core import Policy, Reason, Role, audit, driver
 from gateway.core import inputs as inp
@@ -182,3 +184,17 @@ def test_birth_refuses_a_confirmation_from_elsewhere() -> None:
     assert named(turn, "STATE_CHANGE") == []
     assert named(turn, "SECURITY_EVENT")[0].security_class is Reason.INVALID_STATE_TRANSITION
     assert not s.paths[0].flags & 1
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text() | st.text(alphabet='\x00\x1f\x7f"/\\a')
+RECORDS = st.dictionaries(
+    st.text(min_size=1),
+    st.recursive(SCALARS, lambda of: st.lists(of, max_size=3) | st.dictionaries(st.text(), of, max_size=3)),
+    max_size=8,
+)
+
+
+@given(RECORDS)
+def test_canonical_is_what_the_standard_library_says(body: audit.Body) -> None:
+    """Whatever spells it: a journal is verified with any JSON library that sorts keys and escapes as this one does."""
+    assert audit.canonical(body) == json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
