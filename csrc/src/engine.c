@@ -49,10 +49,12 @@ void jv_unlock(struct jv_engine *e) {
 static int open_parts(struct jv_engine *e, const struct jv_engine_config *config) {
     e->table = jv_table_new(config->sessions, config->window_bits, config->index_seed);
     e->routes = jv_routes_new(config->prefixes);
+    e->gate = jv_gate_new(e->hash_key);
     e->handshakes = jv_ring_new(JV_RING_HANDSHAKE_BYTES);
+    e->strangers = jv_ring_new(JV_RING_HANDSHAKE_BYTES);
     e->events = jv_ring_new(JV_RING_EVENT_BYTES);
     e->controls = jv_ring_new(JV_RING_CONTROL_BYTES);
-    if (!e->table || !e->routes || !e->handshakes || !e->events || !e->controls)
+    if (!e->table || !e->routes || !e->gate || !e->handshakes || !e->strangers || !e->events || !e->controls)
         return -1;
     return jv_worker_init(&e->own, e, 0, config->workers == 0);
 }
@@ -115,7 +117,9 @@ void jv_engine_free(struct jv_engine *e) {
         (void)close(e->event_fd);
     jv_table_free(e->table);
     jv_routes_free(e->routes);
+    jv_gate_free(e->gate);
     jv_ring_free(e->handshakes);
+    jv_ring_free(e->strangers);
     jv_ring_free(e->events);
     jv_ring_free(e->controls);
     jv_stage_free(&e->stage);
@@ -432,7 +436,7 @@ void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_re
 }
 
 const struct jv_event *jv_engine_peek(struct jv_engine *e) {
-    struct jv_ring *const in_order[] = {e->events, e->controls, e->handshakes};
+    struct jv_ring *const in_order[] = {e->events, e->controls, e->handshakes, e->strangers};
     uint32_t bytes;
     for (size_t i = 0; i < JV_ARRAY_LEN(in_order); i++) {
         const struct jv_event *event = jv_ring_peek(in_order[i], &bytes);
@@ -445,7 +449,7 @@ const struct jv_event *jv_engine_peek(struct jv_engine *e) {
 
 void jv_engine_consume(struct jv_engine *e) {
     JV_HOLD(e, 0);
-    if (e->peeked == e->handshakes)
+    if (e->peeked == e->handshakes || e->peeked == e->strangers)
         e->handshakes_waiting--;
     jv_ring_consume(e->peeked);
 }
@@ -468,6 +472,9 @@ int jv_engine_send(struct jv_engine *e, const struct jv_endpoint *to, const uint
     if (!jv_engine_socket(e, to->socket) || len == 0 || len > JV_TRAIN_BYTES_MAX)
         return -EINVAL;
     struct jv_train train = {.data = data, .len = (uint32_t)len, .to = to};
+    /* Cookie replies go to whoever asks, these to an address we chose or that proved itself. */
+    if (data[0] == JV_TYPE_INITIATION || data[0] == JV_TYPE_RESPONSE)
+        jv_gate_expect(e->gate, to, e->now_ns);
     return jv_engine_transmit(e, to->socket, &train, 1) == 1 ? 0 : -EIO;
 }
 

@@ -9,6 +9,7 @@
 #include "engine_internal.h"
 
 #include <errno.h>
+#include <sodium.h>
 #include <time.h>
 
 #define PACE_WINDOW_NS JV_NS_PER_MS
@@ -110,8 +111,45 @@ static void open_jobs(struct jv_worker *w) {
 /* --- third phase: meaning
  * --------------------------------------------------------------------------------------- */
 
+/* A cookie reply has none. */
+static bool has_mac2(const struct jv_job *job) {
+    return job->datagram[0] != JV_TYPE_COOKIE &&
+           !sodium_is_zero(job->datagram + job->len - JV_MAC_BYTES, JV_MAC_BYTES);
+}
+
+/* What answers a message of ours names the index we chose: of types 2 and 3 the rest is nobody's. */
+static bool is_addressed(const struct jv_engine *e, const struct jv_job *job) {
+    const uint32_t at = job->datagram[0] == JV_TYPE_COOKIE ? 4 : 8;
+    return job->datagram[0] == JV_TYPE_INITIATION ||
+           jv_table_by_index(e->table, jv_get_le32(job->datagram + at)) != NULL;
+}
+
+/* The ring it waits in, or NULL and a counter. */
+static struct jv_ring *lane(struct jv_engine *e, const struct jv_job *job) {
+    if (!is_addressed(e, job)) {
+        jv_count(&e->counters, JV_CTR_DROP_INDEX);
+        return NULL;
+    }
+    const bool pressed = e->handshakes_waiting >= JV_HANDSHAKES_PRESSED;
+    switch (jv_gate_judge(e->gate, &job->msg->from, has_mac2(job), pressed, e->now_ns)) {
+    case JV_GATE_PRIOR:
+        return e->handshakes;
+    case JV_GATE_STRANGER:
+        return e->strangers;
+    case JV_GATE_OVER_SOURCE:
+        jv_count(&e->counters, JV_CTR_DROP_HANDSHAKE_SOURCE);
+        return NULL;
+    default:
+        jv_count(&e->counters, JV_CTR_DROP_HANDSHAKE_RATE);
+        return NULL;
+    }
+}
+
 static void hand_up(struct jv_engine *e, const struct jv_job *job) {
-    struct jv_event *event = jv_ring_reserve(e->handshakes, (uint32_t)(sizeof *event + job->len));
+    struct jv_ring *ring = lane(e, job);
+    if (!ring)
+        return;
+    struct jv_event *event = jv_ring_reserve(ring, (uint32_t)(sizeof *event + job->len));
     if (!event) {
         jv_count(&e->counters, JV_CTR_DROP_RING_HANDSHAKE_FULL);
         return;
@@ -119,7 +157,7 @@ static void hand_up(struct jv_engine *e, const struct jv_job *job) {
     *event = (struct jv_event){
         .kind = JV_EVENT_HANDSHAKE, .len = (uint16_t)job->len, .bytes = job->len, .from = job->msg->from};
     memcpy(event->data, job->datagram, job->len);
-    jv_engine_publish(e, e->handshakes, (uint32_t)(sizeof *event + job->len));
+    jv_engine_publish(e, ring, (uint32_t)(sizeof *event + job->len));
     e->handshakes_waiting++;
     jv_count(&e->counters, JV_CTR_RX_HANDSHAKE);
 }

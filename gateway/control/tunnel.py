@@ -38,8 +38,9 @@ from gateway.noise.timestamp import TimestampSource
 
 # A handshake costs 0.3 ms, so a turn of the loop is held for 5 ms at most.
 _EVENTS_PER_TURN: Final = 16
-# The ring of waiting handshakes holds some 250; a quarter of it is load (kernel WireGuard: an eighth of its queue).
-_RING_HANDSHAKES: Final = 250
+# The two rings of waiting handshakes hold some 1,000 each; an eighth of them is load, some 80 ms of work (kernel
+# WireGuard: an eighth of its queue of 4,096).
+_RING_HANDSHAKES: Final = 2000
 _REPLAY_WINDOW_BITS: Final = 8192
 
 

@@ -61,6 +61,8 @@
 	X(TX_GSO_FALLBACK, tx_gso_fallback)       /* trains resent piecewise after an error with UDP_SEGMENT */ \
 	X(TX_LOCAL_STALE, tx_local_stale)         /* trains resent without a source address that is gone */ \
 	/* rings towards Python */ \
+	X(DROP_HANDSHAKE_RATE, drop_handshake_rate)       /* more of a kind of source than Python can check (gate.h) */ \
+	X(DROP_HANDSHAKE_SOURCE, drop_handshake_source)   /* more from one source than its share, while others wait */ \
 	X(DROP_RING_HANDSHAKE_FULL, drop_ring_handshake_full) \
 	X(DROP_RING_EVENT_FULL, drop_ring_event_full) \
 	/* answers to inner packets */ \

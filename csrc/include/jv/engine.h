@@ -3,8 +3,9 @@
  * The engine: sockets, one TUN device, sessions and routes, and the two pumps that move packets between them.
  *
  * Rule 1: a pump is bounded per call, allocates nothing and never blocks.
- * Rule 2: only what Python must see leaves through rings: unauthenticated handshake messages through one,
- * facts about authenticated sessions through another, so a flood of the first cannot displace the second.
+ * Rule 2: only what Python must see leaves through rings: unauthenticated handshake messages through some
+ * (gate.h), facts about authenticated sessions through others, so a flood of the first cannot displace the
+ * second.
  * Rule 3: time comes in as an argument, nanoseconds of CLOCK_BOOTTIME.
  * Rule 4: peek and consume belong to one thread; everything else here may be called from any.
  *
