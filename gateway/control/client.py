@@ -28,6 +28,7 @@ from gateway.control.configlife import ConfigLife
 from gateway.control.configmodel import ClientConfig, GatewayPeer
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.ctlsock import ControlServer, Handler
+from gateway.control.eager import Eager
 from gateway.control.loglevel import GATE, LEVELS
 from gateway.control.peers import Peer
 from gateway.control.ping import Pinger
@@ -244,6 +245,7 @@ class Client:
         made[0].greeting.on_welcome = self._welcomed
         made[0].greeting.on_drain = self._log_drain
         made[0].sessions.on_ended = self._session_ended
+        tunnel.exchange.eager = Eager()
         tunnel.exchange.on_retry = self._retried
         tunnel.exchange.on_complete = self._completed
         return tunnel, made[0]

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from gateway import wire
 from gateway.constants import NS_PER_S
+from gateway.control.eager import EARLY_NS, Eager
 from gateway.control.peers import Peer, PeerTable
 from gateway.dataplane.engine import Endpoint, Engine, Event
 from gateway.errors import AuthError
@@ -133,6 +134,8 @@ class Exchange:
         self.on_complete: Callable[[Peer], None] = lambda peer: None
         # Whether a peer may begin a session now; one that has a session always may go on.
         self.admits: Callable[[Peer], bool] = lambda peer: True
+        # A client's: without a key it asks sooner than WireGuard does.
+        self.eager: Eager | None = None
         # Told how long each took.
         self.on_took: Callable[[int], None] = lambda took_ns: None
 
@@ -221,6 +224,15 @@ class Exchange:
             return
         peer.handshake.receive_cookie(now_ns, message)
         self.counters["cookies_received"] += 1
+        eager = self._eager(now_ns, peer)
+        if eager is not None and peer.deadline_ns is not None:
+            eager.begin(peer.slot)
+            self._arm(peer, min(peer.deadline_ns, now_ns + EARLY_NS))
+
+    def _eager(self, now_ns: int, peer: Peer) -> Eager | None:
+        """Early tries, for a gateway that may be one of ours and while nothing passes for want of a key."""
+        stock = peer.config.protocol == "wireguard"
+        return None if self.eager is None or stock or self.has_key(now_ns, peer) else self.eager
 
     def _addressee(self, message: bytes) -> Peer | None:
         return self._peers.by_slot(self._engine.slot_of(wire.receiver_index(message)))
@@ -234,6 +246,8 @@ class Exchange:
             peer.handshake.completed()
         peer.wanted = peer.renews = False
         peer.deadline_ns = None
+        if self.eager is not None:
+            self.eager.end(peer.slot)
         self.on_complete(peer)
 
     # --- what the data plane reports of authenticated sessions -----------------------------------------------
@@ -253,6 +267,9 @@ class Exchange:
         elif (until_ns := self._waits_until_ns(now_ns, peer)) is not None:
             self._arm(peer, until_ns)
         elif handshake.may_initiate(now_ns):
+            eager = self._eager(now_ns, peer)
+            if eager is not None:
+                eager.begin(peer.slot)
             self._initiate(now_ns, peer)
         else:
             self._arm(peer, now_ns + self._timers.rekey_timeout_ns)
@@ -311,16 +328,18 @@ class Exchange:
 
     def _send_initiation(self, now_ns: int, peer: Peer, to: Endpoint, after_ns: int | None = None) -> None:
         handshake = peer.started(self._timers)
+        eager = self._eager(now_ns, peer) if after_ns is None else None
         message = handshake.initiate(
             now_ns,
             local_index=self._engine.new_index(peer.slot),
             timestamp=self._timestamps.next(self._unix_ns()),
             ephemeral_private=self._random(32),
-            after_ns=after_ns,
+            after_ns=EARLY_NS if eager is not None else after_ns,
         )
         self._engine.send(to, message)
         self.counters["initiations_sent"] += 1
-        self._arm(peer, handshake.next_deadline(self._jitter_ns()))
+        usual_ns = handshake.next_deadline(self._jitter_ns())
+        self._arm(peer, eager.next_ns(peer.slot, now_ns, usual_ns) if eager is not None else usual_ns)
 
     def _jitter_ns(self) -> int:
         most = self._timers.rekey_timeout_jitter_max_ns
@@ -333,6 +352,8 @@ class Exchange:
     def _give_up(self, peer: Peer) -> None:
         if peer.handshake is not None:
             peer.handshake.cancel()
+        if self.eager is not None:
+            self.eager.end(peer.slot)
         peer.wanted = peer.renews = False
         peer.deadline_ns = None
         self._engine.gave_up(peer.slot)
@@ -368,9 +389,10 @@ class Exchange:
             handshake.cancel()  # only a new address was asked, and nobody needs a key
         elif (until_ns := self._waits_until_ns(now_ns, peer)) is not None:
             self._arm(peer, until_ns)
-        elif handshake.may_initiate(now_ns):
+        elif handshake.may_initiate(now_ns, EARLY_NS if (eager := self._eager(now_ns, peer)) else None):
             self.counters["retries"] += 1
-            self.on_retry(peer)
+            if eager is None or not eager.is_early(peer.slot):
+                self.on_retry(peer)
             self._initiate(now_ns, peer)
         else:
             self._arm(peer, now_ns + self._timers.rekey_timeout_ns)
