@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 import structlog
 
-from gateway.control import clock, config, configkeys, daemon, drain, farewell, statedir
+from gateway.control import clock, config, configkeys, daemon, drain, farewell, pauses, statedir
 from gateway.control.actor import audit_changes, audited, current, recorded
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.configfields import host_and_port
@@ -69,7 +69,8 @@ def run(config_path: Path | None, state_dir: Path, surface: MakeSurface | None =
         if made.created:
             click.echo("jvpn: add clients from another terminal: jvpn peer add NAME --qr")
         config_path = made.config_path
-    loaded = config.load_gateway(config_path)
+    with pauses.loading():
+        loaded = config.load_gateway(config_path)
     log = daemon.logger(LEVELS[loaded.log_level])
     return daemon.run(Gateway(loaded, state_dir, log, surface), log)
 
@@ -118,16 +119,11 @@ class Gateway:
         daemon.refuse_second(self._control_path(), self._config.interface)
         records = Records(self._state_dir, self._config.interface, self._log, self._config.audit)
         self._records = records
-        book = PeerBook(self._config, PeersFile(self._state_dir))
-        await self._prepare_host()
-        tunnel = self._open_tunnel(records)
-        tunnel.on_failure = stopping.ask
-        await self._set_up_host(book)
-        for peer in book.peers.values():
-            self._add_to_tunnel(tunnel, peer)
-        await records.read_versions()
-        self._resume(tunnel, records)
+        with pauses.loading():
+            tunnel, book = await self._load(records)
+            tunnel.on_failure = stopping.ask
         await self._serve_control(tunnel, book, records)
+        pauses.settle()
         tunnel.start()
         catch_up(book, self._install, self._uninstall)
         await self._apply_routes()
@@ -135,6 +131,7 @@ class Gateway:
         self._spawn(self._life.serve())
         if self._seen is not None:
             self._seen.watch.start()
+            self._seen.pauses.start()
             self._seen.phase = Phase.SERVING
         self._log.info(
             "gateway ready",
@@ -148,6 +145,7 @@ class Gateway:
         """Take everything down in reverse; what cannot be undone is logged and stays in the journal."""
         if self._seen is not None:
             self._seen.watch.stop()
+            self._seen.pauses.stop()
             told = await farewell.say(self._seen)
             self._log.info("draining", clients_told=told, sessions=len(self._seen.sessions))
         for task in tuple(self._tasks):
@@ -192,6 +190,18 @@ class Gateway:
         return self._config.control_socket or statedir.control_socket(self._config.interface)
 
     # --- parts of the start -----------------------------------------------------------------------------------
+
+    async def _load(self, records: Records) -> tuple[Tunnel, PeerBook]:
+        """Everything there is one of for each peer."""
+        book = PeerBook(self._config, PeersFile(self._state_dir))
+        await self._prepare_host()
+        tunnel = self._open_tunnel(records)
+        await self._set_up_host(book)
+        for peer in book.peers.values():
+            self._add_to_tunnel(tunnel, peer)
+        await records.read_versions()
+        self._resume(tunnel, records)
+        return tunnel, book
 
     async def _prepare_host(self) -> None:
         self._netlink = Netlink()

@@ -14,6 +14,7 @@ from typing import Protocol
 import structlog
 
 from gateway.control.configmodel import Stats
+from gateway.control.pauses import Pauses
 from gateway.control.records import Records
 from gateway.control.sessiondocs import Handler, SessionDocs
 from gateway.control.sessions import Sessions
@@ -44,9 +45,11 @@ class Observed:
     phase: Phase = Phase.STARTING
     stopping: bool = False  # it drains for the last time
     watch: Watch = field(init=False)
+    pauses: Pauses = field(init=False)
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.tunnel)
+        self.pauses = Pauses()
 
     def require_running(self) -> None:
         """``TryLater`` for an operator who asks too early or too late."""

@@ -170,6 +170,7 @@ class Pages:
             "counters": counters(tunnel),
             "recovery": recovery_document(self._tally.recovery),
             "audit": seen.records.audit.counters(),
+            "loop": seen.pauses.document(),
             "offloads": tunnel.offloads(),
             "workers": {
                 "count": tunnel.workers.count,

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from gateway.constants import NS_PER_S
 from gateway.control.observed import Observed, Phase
+from gateway.control.pauses import Pauses
 from gateway.control.watch import Watch
 from gateway.core.states import LIVE, State
 from gateway.noise.peer import Refusal
@@ -231,6 +232,7 @@ def _progress(text: Text, scrape: Scrape) -> None:
     )
     drains = scrape.seen.phase is Phase.DRAINING
     text.one("jvpn_draining", "gauge", "1 while no new sessions are taken.", int(drains))
+    _pauses(text, scrape.seen.pauses)
     interval_s = engine.idle_interval_ns / NS_PER_S
     text.one(
         "jvpn_probe_interval_seconds",
@@ -238,6 +240,19 @@ def _progress(text: Text, scrape: Scrape) -> None:
         "What the budget allows an idle path; 0: anything.",
         interval_s,
     )
+
+
+def _pauses(text: Text, pauses: Pauses) -> None:
+    found = pauses.collections
+    tells = "The longest that the event loop stood still since the start, looked at 50/s."
+    text.one("jvpn_loop_stall_longest_seconds", "gauge", tells, pauses.pulse.longest_s)
+    tells = "The longest garbage collection since the start."
+    text.one("jvpn_gc_pause_longest_seconds", "gauge", tells, found.longest_s)
+    tells = "Time in garbage collections."
+    text.one("jvpn_gc_pause_seconds_total", "counter", tells, found.total_s)
+    by_generation: dict[str, float] = {str(number): count for number, count in enumerate(found.counts)}
+    tells = "Garbage collections; the oldest generation, 2, is never collected by itself."
+    text.each("jvpn_gc_collections_total", "counter", tells, "generation", by_generation)
 
 
 def _process(text: Text, process: Mapping[str, Any]) -> None:

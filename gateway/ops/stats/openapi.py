@@ -168,6 +168,12 @@ SCHEMAS: Final[dict[str, Schema]] = {
         counters=_map(_WHOLE),
         recovery=_object(bounds_s=_list(_NUMBER), counts=_list(_WHOLE), total_s=_NUMBER),
         audit=_map(_WHOLE),
+        loop=_object(
+            longest_stall_s=_NUMBER,
+            gc_longest_s=_NUMBER,
+            gc_total_s=_NUMBER,
+            gc_collections=_list(_WHOLE),
+        ),
         offloads=_map(_FLAG),
         workers=_object(count=_WHOLE, native=_FLAG, each=_list(_map(_WHOLE))),
         box=_BOX,
