@@ -21,7 +21,7 @@ import structlog
 
 from gateway.control import clock, config, configkeys, daemon, keysfile, statedir
 from gateway.control.actor import audit_changes, audited, current
-from gateway.control.clientkeeper import ClientKeeper, endpoint_of
+from gateway.control.clientkeeper import ClientKeeper
 from gateway.control.configfields import Endpoint as HostPort
 from gateway.control.confighistory import History
 from gateway.control.configlife import ConfigLife
@@ -469,7 +469,7 @@ class Client:
         path = keeper.next_path(clock.now_ns(), peer)
         if path is not None:
             now_ns = clock.now_ns()
-            tunnel.engine.set_endpoint(peer.slot, endpoint_of(path), now_ns)
+            tunnel.engine.set_endpoint(peer.slot, path.to, now_ns)
             tunnel.exchange.wanted(now_ns, peer)
 
     def _session_ended(self, now_ns: int, live: Live) -> None:
@@ -481,7 +481,7 @@ class Client:
             return
         path = keeper.next_path(now_ns, live.peer)
         if path is not None:
-            tunnel.engine.set_endpoint(live.slot, endpoint_of(path), now_ns)
+            tunnel.engine.set_endpoint(live.slot, path.to, now_ns)
             if reason is not Reason.OPERATOR_TERMINATED:
                 tunnel.exchange.wanted(now_ns, live.peer)
 
@@ -493,7 +493,7 @@ class Client:
         self._say_silence(tunnel, peer)
         path = keeper.next_path(clock.now_ns(), peer)
         if path is not None:
-            tunnel.engine.set_endpoint(peer.slot, endpoint_of(path), clock.now_ns())
+            tunnel.engine.set_endpoint(peer.slot, path.to, clock.now_ns())
         self._spawn(self._look_up_again(tunnel, keeper, peer))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

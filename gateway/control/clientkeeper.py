@@ -62,7 +62,7 @@ class ClientKeeper(SessionKeeper):
         if path is None or live.core.path(path_id) is not None:
             return
         candidate = path.candidate
-        live.addresses[candidate.key] = endpoint_of(path)
+        live.addresses[candidate.key] = path.to
         added = inp.PathAdded(path_id, candidate.key, candidate.carrier, candidate.tier, candidate.cost)
         self.sessions.feed(now_ns, live, added)
 
@@ -75,7 +75,7 @@ class ClientKeeper(SessionKeeper):
     def refresh(self, now_ns: int, live: Live) -> None:
         """The sockets of paths may have been opened anew: their addresses follow, here and in the data plane."""
         for path in self.transports[live.slot].paths():
-            key, to = path.candidate.key, endpoint_of(path)
+            key, to = path.candidate.key, path.to
             if key in live.addresses and live.addresses[key] != to:
                 live.addresses[key] = to
                 self.sessions.rehome(now_ns, live, path.path_id, to)
@@ -119,7 +119,7 @@ class ClientKeeper(SessionKeeper):
         path = self._path_of(peer, source)
         if path is None:
             return
-        self.greeting.born(now_ns, peer, keys, path.path_id, path.candidate.key, endpoint_of(path))
+        self.greeting.born(now_ns, peer, keys, path.path_id, path.candidate.key, path.to)
 
     def installed(self, now_ns: int, peer: Peer, keys: TransportKeys, source: dp.Endpoint) -> None:
         self._hello(now_ns, peer, keys.local_index, source)
@@ -130,14 +130,14 @@ class ClientKeeper(SessionKeeper):
         if live is not None and path is None:  # its socket has gone meanwhile
             self.sessions.feed(now_ns, live, inp.KeyInstalled())
         elif live is not None and path is not None:
-            self.greeting.renewed(now_ns, live, path.path_id, path.candidate.key, endpoint_of(path))
+            self.greeting.renewed(now_ns, live, path.path_id, path.candidate.key, path.to)
             self._hello(now_ns, peer, index, source)
 
     def _hello(self, now_ns: int, peer: Peer, index: int, source: dp.Endpoint) -> None:
         live, path = self.sessions.of(peer.slot), self._path_of(peer, source)
         if live is not None and path is not None:
-            live.addresses[path.candidate.key] = endpoint_of(path)
-            key, to = path.candidate.key, endpoint_of(path)
+            live.addresses[path.candidate.key] = path.to
+            key, to = path.candidate.key, path.to
             self.greeting.say_hello(now_ns, live, index, path.path_id, key, to)
 
     def noticed(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
@@ -177,7 +177,7 @@ class ClientKeeper(SessionKeeper):
 
     def timer_due(self, now_ns: int, most: int) -> None:
         super().timer_due(now_ns, most)
-        self.greeting.timer_due(now_ns)
+        self.greeting.timer_due(now_ns, most)
         for transports in self.transports.values():
             transports.timer_due(now_ns)
 
@@ -186,9 +186,3 @@ class ClientKeeper(SessionKeeper):
         due = [transports.next_deadline_ns for transports in self.transports.values()]
         both = (*due, self.sessions.next_deadline_ns, self.greeting.next_deadline_ns)
         return min((at for at in both if at is not None), default=None)
-
-
-def endpoint_of(path: PathSocket) -> dp.Endpoint:
-    """Where a path sends, and by which socket."""
-    host, port = path.endpoint
-    return dp.Endpoint.of(host, port, path.socket_id)

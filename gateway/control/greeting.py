@@ -7,6 +7,7 @@ and names our own process (protocol.md §2).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -62,6 +63,8 @@ class Greeting:
         self._instance_id = instance_id
         self.policy = policy
         self._asking: dict[int, Asking] = {}
+        self._queue: list[tuple[int, int, int, Asking]] = []  # due_ns, order, slot
+        self._order = 0
         self._displaced: dict[int, int] = {}  # how often in a row another device took the session
         self._snapshots: dict[int, fr.PolicySnapshot] = {}  # of the last WELCOME, by slot
         self._welcomed: set[int] = set()  # slots whose gateway has answered a HELLO in this process
@@ -119,22 +122,48 @@ class Greeting:
             return
         # Under a later handshake "a new session" would be another one than ours.
         zero = index == live.born_index and live.slot not in self._welcomed
-        self._asking[live.slot] = Asking(index, now_ns, to, path_id, address, zero, live.peer.offers)
-        self.timer_due(now_ns)
+        asking = Asking(index, now_ns, to, path_id, address, zero, live.peer.offers)
+        self._asking[live.slot] = asking
+        self._due(now_ns, live.slot, asking)
+
+    def instance_of(self, slot: int) -> bytes:
+        """The process that greets this gateway: ours."""
+        return self._instance_id
+
+    def _ask(self, slot: int, asking: Asking) -> None:
+        """This one waits from now on, and no older one of that gateway."""
+        self._asking[slot] = asking
+        self._order += 1
+        heapq.heappush(self._queue, (_due_ns(asking), self._order, slot, asking))
 
     @property
     def next_deadline_ns(self) -> int | None:
-        """When a HELLO is repeated or its verdict falls."""
-        return min((_due_ns(asking) for asking in self._asking.values()), default=None)
+        """When a HELLO is repeated or its verdict falls. Entries that were answered or armed anew are passed over."""
+        while self._queue and not self._waits(*self._queue[0]):
+            heapq.heappop(self._queue)
+        return self._queue[0][0] if self._queue else None
 
-    def timer_due(self, now_ns: int) -> None:
-        """Repeat what is due; 3.75 s of silence are a verdict."""
-        for slot, asking in list(self._asking.items()):
-            live = self._sessions.of(slot)
-            if live is None:
-                del self._asking[slot]
-            elif _due_ns(asking) <= now_ns:
-                self._advance(now_ns, slot, asking, live)
+    def _waits(self, due_ns: int, _order: int, slot: int, asking: Asking) -> bool:
+        return self._asking.get(slot) is asking and _due_ns(asking) == due_ns
+
+    def timer_due(self, now_ns: int, most: int) -> None:
+        """Repeat up to `most` that are due, each once: what has arrived meanwhile is looked at before the next HELLO,
+        and before the verdict that 3.75 s of silence are.
+        """
+        due: list[tuple[int, Asking]] = []
+        while len(due) < most and (at_ns := self.next_deadline_ns) is not None and at_ns <= now_ns:
+            due.append(heapq.heappop(self._queue)[2:])
+        for slot, asking in due:
+            self._due(now_ns, slot, asking)
+
+    def _due(self, now_ns: int, slot: int, asking: Asking) -> None:
+        live = self._sessions.of(slot)
+        if live is None:
+            del self._asking[slot]
+            return
+        self._advance(now_ns, slot, asking, live)
+        if self._asking.get(slot) is asking:
+            self._ask(slot, asking)
 
     def _advance(self, now_ns: int, slot: int, asking: Asking, live: Live) -> None:
         if asking.every_ns:
@@ -156,7 +185,7 @@ class Greeting:
         """A stock peer, unless it has spoken jump frames before or must: then it is asked on and on."""
         required = live.peer.config.protocol == "jump"
         if live.has_paths:  # a rekey of a jump session: its paths say whether it lives
-            self._asking[slot] = replace(asking, started_ns=now_ns + ASK_AGAIN_NS, sent=0)
+            self._ask(slot, replace(asking, started_ns=now_ns + ASK_AGAIN_NS, sent=0))
         elif not required and not live.peer.spoken:
             del self._asking[slot]
             self._serve_plain(now_ns, asking, live, inp.PlainWireguard(spoken=False))
@@ -183,7 +212,7 @@ class Greeting:
         profile = live.core.policy.profile
         hello = fr.Hello(
             capabilities=0,
-            instance_id=self._instance_id,
+            instance_id=self.instance_of(live.slot),
             session_id=fr.NO_SESSION if asking.zero else live.core.session_id,
             binding_epoch=live.core.epoch,
             path_id=asking.path_id,
@@ -233,14 +262,14 @@ class Greeting:
 
     def refused(self, now_ns: int, live: Live, refusal: fr.Refuse) -> None:
         """Not served. An unknown session is over; the next handshake makes a new one."""
-        if refusal.instance_id != self._instance_id:
+        if refusal.instance_id != self.instance_of(live.slot):
             return
         asking = self._asking.pop(live.slot, None)
         self.on_refused(live, refusal)
         if refusal.reason == fr.RefuseReason.RATE_LIMITED:
             if asking is not None:
                 later_ns = now_ns + max(refusal.retry_after_ms * NS_PER_MS, NS_PER_S)
-                self._asking[live.slot] = replace(asking, started_ns=later_ns, sent=0, every_ns=0)
+                self._ask(live.slot, replace(asking, started_ns=later_ns, sent=0, every_ns=0))
             return
         if refusal.reason in (fr.RefuseReason.INSTANCE_CONFLICT, fr.RefuseReason.POLICY_DENIED):
             self._stay_away(now_ns, live)

@@ -20,6 +20,7 @@ from gateway.constants import NS_PER_S
 from gateway.core.inputs import Input, LinkUp, PathAdded, PathHinted, PathLost, PathRemoved
 from gateway.core.path import LINK_HOLD_NS
 from gateway.core.states import Evidence
+from gateway.dataplane import engine as dp
 from gateway.errors import DataplaneError, HostError
 from gateway.net.candidates import Candidate, Endpoint, candidates, lost_because
 from gateway.net.devices import Settings
@@ -81,6 +82,12 @@ class PathSocket:
     def endpoint(self) -> Endpoint:
         """Where this path sends to."""
         return self.candidate.endpoint
+
+    @property
+    def to(self) -> dp.Endpoint:
+        """The same for the data plane, by which socket included."""
+        host, port = self.endpoint
+        return dp.Endpoint.of(host, port, self.socket_id)
 
     @property
     def local(self) -> tuple[str, int]:

@@ -41,7 +41,6 @@ _EVENTS_PER_TURN: Final = 16
 # The two rings of waiting handshakes hold some 1,000 each; an eighth of them is load, some 80 ms of work (kernel
 # WireGuard: an eighth of its queue of 4,096).
 _RING_HANDSHAKES: Final = 2000
-_REPLAY_WINDOW_BITS: Final = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,7 @@ class TunnelLimits:
     peers: int = 1 << 17
     prefixes: int = 1 << 18
     under_load_per_s: int = UNDER_LOAD_HANDSHAKES_PER_S
+    window_bits: int = 8192  # of each keypair's replay window
 
 
 class Tunnel:
@@ -64,6 +64,8 @@ class Tunnel:
         limits: TunnelLimits = TunnelLimits(),
         timestamps: TimestampSource | None = None,
         keeper: Callable[[dp.Engine], Keeper] = Roaming,
+        peers: Callable[[dp.Engine, Identity], PeerTable] = PeerTable,
+        exchange: type[Exchange] = Exchange,
         client: bool = False,
         offload: Offload = DEFAULT_OFFLOAD,
         workers: Workers = ON_THE_LOOP,
@@ -71,7 +73,7 @@ class Tunnel:
         self.engine = dp.Engine(
             sessions=limits.peers,
             prefixes=limits.prefixes,
-            window_bits=_REPLAY_WINDOW_BITS,
+            window_bits=limits.window_bits,
             index_seed=secrets.token_bytes(32),
             limits=timers,
             now_ns=clock.now_ns(),
@@ -84,14 +86,14 @@ class Tunnel:
         self.identity = identity
         self.timers = timers
         self.timestamps = timestamps or TimestampSource()
-        self.peers = PeerTable(self.engine, identity)
+        self.peers = peers(self.engine, identity)
         self.admission = Admission(
             CookieChecker(identity.public, secrets.token_bytes),
             table_key=secrets.token_bytes(32),
             under_load_per_s=limits.under_load_per_s,
         )
         self.keeper = keeper(self.engine)
-        self.exchange = Exchange(
+        self.exchange = exchange(
             self.engine,
             self.peers,
             identity,

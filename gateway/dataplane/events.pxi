@@ -25,11 +25,15 @@ cdef extern from "jv/endpoint.h" nogil:
         return e->remote.family == AF_INET6 ? e->remote.v6.sin6_addr.s6_addr
                                             : (const uint8_t *)&e->remote.v4.sin_addr.s_addr;
     }
+    static inline uint8_t *jv_local_bytes(struct jv_endpoint *e) {
+        return e->remote.family == AF_INET6 ? e->local.v6.s6_addr : (uint8_t *)&e->local.v4.s_addr;
+    }
     """
     int jv_family(const c.jv_endpoint *e)
     uint16_t jv_port(const c.jv_endpoint *e)
     uint32_t jv_scope(const c.jv_endpoint *e)
     const uint8_t *jv_ip_bytes(const c.jv_endpoint *e)
+    uint8_t *jv_local_bytes(c.jv_endpoint *e)
 
 
 cdef class Endpoint:
@@ -38,8 +42,11 @@ cdef class Endpoint:
     cdef c.jv_endpoint raw
 
     @staticmethod
-    def of(str host, int port, int socket_id):
-        """From a numeric address; `socket_id` as `Engine.socket_for` gave it. ValueError for a name."""
+    def of(str host, int port, int socket_id, str local=""):
+        """From a numeric address; `socket_id` as `Engine.socket_for` gave it. ValueError for a name.
+
+        `local`: the address of this machine to send from; "" = the kernel chooses.
+        """
         cdef Endpoint e = Endpoint.__new__(Endpoint)
         address, _, scope = host.partition("%")
         packed = ipaddress.ip_address(address).packed
@@ -47,13 +54,28 @@ cdef class Endpoint:
         cdef const uint8_t *data = packed
         check(c.jv_endpoint_set(&e.raw, AF_INET if len(packed) == 4 else AF_INET6, data, port, scope_id), "endpoint")
         e.raw.socket = socket_id
+        if local:
+            e._set_local(ipaddress.ip_address(local).packed)
         return e
+
+    cdef int _set_local(self, bytes packed) except -1:
+        if len(packed) != len(self.ip):
+            raise ValueError("both ends of a path have addresses of one family")
+        memcpy(jv_local_bytes(&self.raw), <const char *>packed, len(packed))
+        return 0
 
     @property
     def ip(self):
         """4 or 16 bytes, network order."""
         size_bytes = 4 if jv_family(&self.raw) == AF_INET else 16
         return PyBytes_FromStringAndSize(<const char *>jv_ip_bytes(&self.raw), size_bytes)
+
+    @property
+    def local(self):
+        """The address of this machine: where a message came in, what is to be sent from; b"" = any."""
+        size_bytes = 4 if jv_family(&self.raw) == AF_INET else 16
+        found = PyBytes_FromStringAndSize(<const char *>jv_local_bytes(&self.raw), size_bytes)
+        return found if any(found) else b""
 
     @property
     def host(self):

@@ -49,7 +49,7 @@ def wait_verdict(bench: Bench) -> None:
     """Every HELLO unanswered; when that was certain."""
     greeting = bench.keeper.greeting
     while (due_ns := greeting.next_deadline_ns) is not None and due_ns <= T0 + STOCK_AFTER_NS:
-        greeting.timer_due(due_ns)
+        greeting.timer_due(due_ns, 1)
 
 
 def test_a_known_stock_session_needs_nothing_but_the_handshake(bench: Bench) -> None:

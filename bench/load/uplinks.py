@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the clients are: two uplinks, a UDP socket per uplink and port, and the sender's address chosen per packet.
+
+Rule: a path is a source address on a shared socket, so 100,000 clients with two paths each need a handful of
+descriptors. What is kept of a client here is two bytes per path; the rest is computed when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Final
+
+from bench.load.population import GATEWAYS, MOST, UPLINKS, nth
+from gateway.control.transports import SocketTable
+from gateway.core.states import Tier
+from gateway.dataplane.engine import Endpoint
+from gateway.net.candidates import Candidate
+from gateway.net.udp import open_udp
+
+# A client whose address has changed is this far up in the uplink's range; the lower half has everybody's first one.
+MOVED: Final = MOST // 2
+
+
+class Line:
+    """One path of one client, as the client's keeper sees its own sockets. Made when asked for."""
+
+    __slots__ = ("candidate", "path_id", "socket_id", "to")
+    up = True  # what fails here fails on the way
+
+    def __init__(self, path_id: int, candidate: Candidate, socket_id: int, to: Endpoint) -> None:
+        self.path_id = path_id
+        self.candidate = candidate
+        self.socket_id = socket_id
+        self.to = to
+
+
+class Uplinks:
+    """The sockets of both uplinks, and by which of them each client goes now."""
+
+    def __init__(self, table: SocketTable, clients: int, ports: int, gateway_port: int) -> None:
+        self._port = gateway_port
+        self._sockets = [[open_udp("0.0.0.0", 0) for _ in range(ports)] for _ in UPLINKS]
+        self._ids = [[table.add_port((sock,)) for sock in row] for row in self._sockets]
+        self._uplink_of = {socket_id: uplink for uplink, row in enumerate(self._ids) for socket_id in row}
+        self._nth_port = [bytearray(clients) for _ in UPLINKS]
+        self._moved = [bytearray(clients) for _ in UPLINKS]
+        # The core's name of a path is the same for all: a hundred thousand texts would be memory for nothing.
+        self._candidates = [
+            Candidate(f"up{n}", 0, "", (str(host), gateway_port), "udp", Tier.PRIMARY, 0, f"udp:{host}")
+            for n, host in enumerate(GATEWAYS)
+        ]
+
+    def endpoint(self, number: int, uplink: int) -> Endpoint:
+        """Where client `number` sends on that uplink: from which address, by which socket."""
+        socket_id = self._ids[uplink][self._nth_port[uplink][number]]
+        place = number + (MOVED if self._moved[uplink][number] else 0)
+        local = str(nth(UPLINKS[uplink], place))
+        return Endpoint.of(str(GATEWAYS[uplink]), self._port, socket_id, local)
+
+    def line(self, number: int, uplink: int) -> Line:
+        """That path."""
+        to = self.endpoint(number, uplink)
+        return Line(uplink + 1, self._candidates[uplink], to.socket_id, to)
+
+    def uplink_of(self, socket_id: int) -> int | None:
+        """The uplink of one of the engine's sockets."""
+        return self._uplink_of.get(socket_id)
+
+    def number_at(self, here: Endpoint) -> int | None:
+        """The client that lives where a message came in."""
+        uplink = self.uplink_of(here.socket_id)
+        if uplink is None or not here.local:
+            return None
+        place = int(IPv4Address(here.local)) - int(UPLINKS[uplink].network_address)
+        number = place - MOVED if place >= MOVED else place
+        return number if 0 <= number < len(self._moved[uplink]) else None
+
+    def change_port(self, number: int, uplink: int) -> None:
+        """An address translator has given this path another port."""
+        ports = self._nth_port[uplink]
+        ports[number] = (ports[number] + 1) % len(self._ids[uplink])
+
+    def change_address(self, number: int, uplink: int) -> None:
+        """It has given it another address: to and fro. ValueError where two clients would meet."""
+        if len(self._moved[uplink]) > MOVED:
+            raise ValueError(f"addresses change among up to {MOVED:,} clients")
+        self._moved[uplink][number] ^= 1
+
+    def close(self) -> None:
+        """Close the sockets; the engine has let go of them."""
+        for row in self._sockets:
+            for sock in row:
+                sock.close()
+
+
+class Lines:
+    """All paths of one client: what the keeper asks of a client's transports. Keeps nothing."""
+
+    __slots__ = ("_number", "_uplinks")
+
+    def __init__(self, uplinks: Uplinks, number: int) -> None:
+        self._uplinks, self._number = uplinks, number
+
+    def paths(self) -> Sequence[Line]:
+        return [self._uplinks.line(self._number, uplink) for uplink in range(len(UPLINKS))]
+
+    def by_id(self, path_id: int) -> Line | None:
+        known = 1 <= path_id <= len(UPLINKS)
+        return self._uplinks.line(self._number, path_id - 1) if known else None
+
+    def by_socket(self, socket_id: int) -> Line | None:
+        uplink = self._uplinks.uplink_of(socket_id)
+        return self._uplinks.line(self._number, uplink) if uplink is not None else None
