@@ -212,6 +212,13 @@ class CrowdKeeper(ClientKeeper):
         self._uplinks = uplinks
         self.transports = Everybody(uplinks, peers)
 
+    def control(self, now_ns: int, peer: Peer, event: Event) -> None:
+        """Unless it was sent to where the client is no more."""
+        if self._uplinks.number_at(event.source) is None:
+            self.counters["at_old_mapping"] += 1
+            return
+        super().control(now_ns, peer, event)
+
     def next_path(self, now_ns: int, peer: Peer) -> Any:
         """The other uplink than the last time."""
         before = self.engine.endpoint(peer.slot)

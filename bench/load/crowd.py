@@ -46,7 +46,7 @@ class Crowd:
         self._config = PeerConfig("swarm", gateway.public, protocol="jump", roaming="never")
         self._runs = [0] * population.count
         self._present = bytearray(population.count)
-        self.tally = Tally()
+        self.tally = Tally(clock.now_ns())
         self.tunnel = Tunnel(
             gateway,
             limits=TunnelLimits(population.count, 2 * population.count, window_bits=WINDOW_BITS),
@@ -175,12 +175,11 @@ class Crowd:
         return True
 
     def rebind(self, now_ns: int, number: int, path_id: int, *, address: bool) -> bool:
-        """Its address translator gives that path another port, or address. False: it has no session."""
+        """Its address translator gives that path another port, or address and port. False: it has no session."""
         live = self.live(number)
         if live is None:
             return False
-        change = self.uplinks.change_address if address else self.uplinks.change_port
-        change(number, path_id - 1)
+        self.uplinks.rebind(number, path_id - 1, address=address)
         self.keeper.refresh(now_ns, live)
         return True
 

@@ -17,7 +17,7 @@ from gateway.core import events as ev
 from gateway.core import inputs as inp
 from gateway.core.reasons import Reason
 from gateway.core.session import Session, Turn
-from gateway.core.states import State
+from gateway.core.states import State, SwitchClass
 
 _DIGEST_BYTES: Final = 16
 
@@ -27,14 +27,14 @@ class Tally:
     session was attached to or challenged on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now_ns: int) -> None:
         self.states: Counter[State] = Counter()
         self.totals: Counter[str] = Counter()
         self.ended: Counter[str] = Counter()
         self._ids = 0  # all living session ids, their digests combined by exclusive or: no order
         self._left_ns: dict[bytes, int] = {}  # sessions that are away from ATTACHED, since when
         self.moved: Callable[[bytes, bool], None] = lambda session_id, attached: None
-        self.mark(0)
+        self.mark(now_ns)
 
     def mark(self, now_ns: int) -> None:
         """Failures are timed from here on."""
@@ -58,6 +58,7 @@ class Tally:
         self.totals["restored"] += 1
         self._toggle(session.session_id)
         self._read(session, turn)
+        self._left_ns.pop(session.session_id, None)  # a new process, no path that failed
 
     def received(self, session: Session, one: inp.Input, turn: Turn) -> None:
         if turn.events:
@@ -83,7 +84,8 @@ class Tally:
             if isinstance(event, ev.StateChange):
                 self._changed(session, event)
             elif isinstance(event, ev.TransportSwitch):
-                self.totals["switches"] += 1
+                rebind = event.switch_class is SwitchClass.REBIND
+                self.totals["rebinds" if rebind else "switches"] += 1
             elif isinstance(event, ev.TransportDead):
                 self.totals["paths_dead"] += 1
             elif isinstance(event, ev.TerminationEvent):
@@ -102,7 +104,7 @@ class Tally:
         left_ns = self._left_ns.pop(session_id, None)
         if left_ns is not None:
             self.since_noticed.record_ns(event.mono_ns - left_ns)
-            self.since_mark.record_ns(event.mono_ns - max(self.mark_ns, 0))
+            self.since_mark.record_ns(event.mono_ns - self.mark_ns)
             self.back[event.row] += 1
         self.moved(session_id, True)
 

@@ -3,12 +3,14 @@
 
 Rule: a path is a source address on a shared socket, so 100,000 clients with two paths each need a handful of
 descriptors. What is kept of a client here is two bytes per path; the rest is computed when it is asked for.
+
+A client behind an address translator keeps its socket and does not hear what is sent to its mapping of old. Here the
+socket is another one, so what arrives at the old one is not shown to the client; inner packets alone still get through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address
 from typing import Final
 
 from bench.load.population import GATEWAYS, MOST, UPLINKS, nth
@@ -54,8 +56,7 @@ class Uplinks:
     def endpoint(self, number: int, uplink: int) -> Endpoint:
         """Where client `number` sends on that uplink: from which address, by which socket."""
         socket_id = self._ids[uplink][self._nth_port[uplink][number]]
-        place = number + (MOVED if self._moved[uplink][number] else 0)
-        local = str(nth(UPLINKS[uplink], place))
+        local = str(nth(UPLINKS[uplink], self._place(number, uplink)))
         return Endpoint.of(str(GATEWAYS[uplink]), self._port, socket_id, local)
 
     def line(self, number: int, uplink: int) -> Line:
@@ -68,24 +69,30 @@ class Uplinks:
         return self._uplink_of.get(socket_id)
 
     def number_at(self, here: Endpoint) -> int | None:
-        """The client that lives where a message came in."""
+        """The client that lives where a message came in. None: what its translator mapped there it maps no more."""
         uplink = self.uplink_of(here.socket_id)
         if uplink is None or not here.local:
             return None
-        place = int(IPv4Address(here.local)) - int(UPLINKS[uplink].network_address)
+        place = int.from_bytes(here.local, "big") - int(UPLINKS[uplink].network_address)
         number = place - MOVED if place >= MOVED else place
-        return number if 0 <= number < len(self._moved[uplink]) else None
+        if not 0 <= number < len(self._moved[uplink]):
+            return None
+        current = (self._ids[uplink][self._nth_port[uplink][number]], self._place(number, uplink))
+        return number if (here.socket_id, place) == current else None
 
-    def change_port(self, number: int, uplink: int) -> None:
-        """An address translator has given this path another port."""
+    def _place(self, number: int, uplink: int) -> int:
+        return number + (MOVED if self._moved[uplink][number] else 0)
+
+    def rebind(self, number: int, uplink: int, *, address: bool) -> None:
+        """An address translator has given this path another port, and if so another address, to and fro.
+
+        ValueError where two clients would meet.
+        """
         ports = self._nth_port[uplink]
-        ports[number] = (ports[number] + 1) % len(self._ids[uplink])
-
-    def change_address(self, number: int, uplink: int) -> None:
-        """It has given it another address: to and fro. ValueError where two clients would meet."""
-        if len(self._moved[uplink]) > MOVED:
+        if address and len(ports) > MOVED:
             raise ValueError(f"addresses change among up to {MOVED:,} clients")
-        self._moved[uplink][number] ^= 1
+        ports[number] = (ports[number] + 1) % len(self._ids[uplink])
+        self._moved[uplink][number] ^= address
 
     def close(self) -> None:
         """Close the sockets; the engine has let go of them."""
