@@ -186,15 +186,28 @@ static void fl_arrived(const struct fl_packet *packet, int64_t now_ns, int64_t p
         fl_add(&ring[second % FL_RING], us);
 }
 
+static void fl_print_buckets(const struct fl_histogram *histogram) {
+    const char *comma = "";
+    printf("\"buckets\": [");
+    for (uint32_t place = 0; place < FL_COUNTS; place++) {
+        if (!histogram->counts[place])
+            continue;
+        printf("%s[%llu, %u]", comma, (unsigned long long)fl_lowest_us(place), histogram->counts[place]);
+        comma = ", ";
+    }
+    puts("]}");
+}
+
 /* The line of one second, whose histogram is free again. */
 static void fl_print_second(int64_t second) {
     struct fl_histogram *histogram = &ring[second % FL_RING];
     printf("{\"second\": %lld, \"sent\": %u, \"received\": %u, \"late\": %u, \"p50_us\": %llu, \"p99_us\": "
            "%llu, "
-           "\"max_us\": %llu}\n",
+           "\"max_us\": %llu, ",
            (long long)second, atomic_load(&seconds[second].sent), seconds[second].received,
            atomic_load(&seconds[second].late), (unsigned long long)fl_percentile(histogram, 0.5),
            (unsigned long long)fl_percentile(histogram, 0.99), (unsigned long long)histogram->most_us);
+    fl_print_buckets(histogram);
     fflush(stdout);
     memset(histogram, 0, sizeof *histogram);
 }
@@ -246,16 +259,6 @@ static int64_t fl_collect(int fd) {
 /* --- the end
  * ------------------------------------------------------------------------------------------------ */
 
-static void fl_print_buckets(void) {
-    const char *comma = "";
-    for (uint32_t place = 0; place < FL_COUNTS; place++) {
-        if (!all.counts[place])
-            continue;
-        printf("%s[%llu, %u]", comma, (unsigned long long)fl_lowest_us(place), all.counts[place]);
-        comma = ", ";
-    }
-}
-
 static void fl_print_all(int64_t printed) {
     uint64_t sent = 0, late = 0;
     int64_t whole = 0;
@@ -277,9 +280,8 @@ static void fl_print_all(int64_t printed) {
     static const char *const names[] = {"p50", "p90", "p99", "p999"};
     for (size_t i = 0; i < sizeof shares / sizeof *shares; i++)
         printf("\"%s_us\": %llu, ", names[i], (unsigned long long)fl_percentile(&all, shares[i]));
-    printf("\"max_us\": %llu, \"buckets\": [", (unsigned long long)all.most_us);
-    fl_print_buckets();
-    puts("]}");
+    printf("\"max_us\": %llu, ", (unsigned long long)all.most_us);
+    fl_print_buckets(&all);
 }
 
 static void fl_stop(int number) {

@@ -7,7 +7,7 @@ import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from bench.load.scene import Scene
@@ -30,6 +30,10 @@ class Load:
     first: int = 0
     size_bytes: int = SMALL_BYTES
     seed: int = 1
+
+    def at(self, rate_per_s: float) -> Load:
+        """The same at another rate."""
+        return replace(self, rate_per_s=rate_per_s)
 
     def words(self, seconds: int) -> list[str]:
         """The program's options."""
@@ -55,6 +59,7 @@ class Second:
     p50_us: int
     p99_us: int
     max_us: int
+    buckets: Sequence[tuple[int, int]] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +136,10 @@ def percentile_us(buckets: Sequence[tuple[int, int]], share: float) -> int:
     return 0
 
 
-def merged(results: Sequence[Result]) -> list[tuple[int, int]]:
-    """Buckets of several runs as of one."""
+def merged(parts: Sequence[Second | Result]) -> list[tuple[int, int]]:
+    """Buckets of several seconds or runs as of one."""
     counts: dict[int, int] = {}
-    for result in results:
-        for us, count in result.buckets:
+    for part in parts:
+        for us, count in part.buckets:
             counts[us] = counts.get(us, 0) + count
     return sorted(counts.items())

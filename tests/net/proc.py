@@ -69,6 +69,11 @@ class Proc:
         return self._out.read_text(errors="replace")
 
     @property
+    def stdout_path(self) -> Path:
+        """The file of standard output, for who reads only what is new."""
+        return self._out
+
+    @property
     def stderr(self) -> str:
         """Standard error so far."""
         return self._err.read_text(errors="replace")

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A gateway with all its clients attached, ready for load: what both benchmarks measure on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.keeping import first_line
+from bench.load.driver import Answer, Progress, Swarm
+from bench.load.gateway import PORT, LoadGateway, Tables
+from bench.load.population import Population
+from bench.load.scene import Scene
+from bench.load.traffic import Flows, Load, Result
+from bench.tunnel import search
+from tests.net.lab import Lab, LabError
+
+ATTACH_PER_S: Final = 1000.0
+# A gateway that keeps no pace is still waited for.
+SLACK: Final = 4.0
+SLACK_S: Final = 30.0
+START_S: Final = 60.0
+START_PER_PEER_S: Final = 0.001
+POLL_S: Final = 0.5
+RECOVER_S: Final = 60.0
+# The search begins here and doubles.
+SEARCH_PER_S: Final = 2000.0
+TRIAL_S: Final = 1
+CONFIRM_S: Final = 3
+# Generous: what a peer and a session take here in the gateway, the swarm and the configuration's text together.
+ROOM_BYTES: Final = 40_000
+ROOM_LEAST_BYTES: Final = 400_000_000
+
+
+class NoRoom(LabError):
+    """So many clients do not fit this machine."""
+
+
+def check_room(sessions: int, available_bytes: int) -> None:
+    """NoRoom unless the memory is there."""
+    needed_bytes = ROOM_LEAST_BYTES + sessions * ROOM_BYTES
+    if needed_bytes > available_bytes:
+        raise NoRoom(
+            f"{sessions:,} sessions take about {needed_bytes / 1e9:.1f} GB here, and "
+            f"{available_bytes / 1e9:.1f} are available"
+        )
+
+
+def available_bytes() -> int:
+    """Memory that nobody needs now."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@dataclass(slots=True)
+class Stand:
+    """Everything that runs."""
+
+    scene: Scene
+    population: Population
+    gateway: LoadGateway
+    swarm: Swarm
+    start_s: float
+    configured_bytes: int  # resident before the first client
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    def attach(self, first: int, count: int, progress: Progress | None = None) -> Answer:
+        """All of them come in."""
+        timeout_s = SLACK_S + SLACK * count / ATTACH_PER_S
+        plan = {"from": first, "count": count, "rate_per_s": ATTACH_PER_S}
+        return self.swarm.do("attach", timeout_s, progress, **plan)
+
+    def attached(self) -> int:
+        """Sessions that the clients have attached."""
+        return int(self.swarm.status()["states"].get("ATTACHED", 0))
+
+    def attached_here(self) -> int:
+        """Sessions that the gateway has attached; 0 while it does not answer."""
+        try:
+            return int(self.gateway.metrics().get('jvpn_sessions{state="ATTACHED"}', 0))
+        except (OSError, LabError):
+            return 0
+
+    def settle(
+        self, count: int, within_s: float = RECOVER_S, ready: Callable[[Answer], bool] = bool
+    ) -> Answer:
+        """Wait until both ends have so many attached and ``ready`` agrees; the swarm's status then."""
+        deadline_s = time.monotonic() + within_s
+        while True:
+            status = self.swarm.status()
+            mine = status["states"].get("ATTACHED", 0)
+            if mine >= count and ready(status) and self.attached_here() >= count:
+                return status
+            if time.monotonic() > deadline_s:
+                raise LabError(f"{mine} of {count} sessions are attached after {within_s:g} s")
+            time.sleep(POLL_S)
+
+    # --- load ---------------------------------------------------------------------------------------------------------
+
+    def run(self, load: Load, seconds: int) -> Result:
+        """One run of the traffic program."""
+        return Flows(self.scene, load, seconds).wait()
+
+    def saturation(self, load: Load, count: int) -> search.Trial | None:
+        """The highest rate with less than 1 % loss, ``load`` says over which sessions; ``count`` sessions are
+        attached. Too much load loses them paths, so what comes next waits until all are back.
+        """
+
+        def attempt(rate_per_s: float, seconds: int = TRIAL_S) -> search.Trial:
+            trial = self.run(load.at(rate_per_s), seconds).trial
+            if not trial.passes:
+                self.settle(count)
+            return trial
+
+        found = search.highest_rate(attempt, SEARCH_PER_S)
+        return None if found is None else search.confirmed(lambda rate: attempt(rate, CONFIRM_S), found)
+
+
+@contextmanager
+def standing(seed: int, sessions: int, tables: Tables, note: Callable[[str], None]) -> Iterator[Stand]:
+    """A started gateway with so many peers and a swarm of them; nobody is attached yet."""
+    check_room(sessions, available_bytes())
+    with Lab() as lab:
+        scene, population = Scene.build(lab), Population(seed, sessions)
+        note(f"{sessions:,} peers: writing the gateway's configuration")
+        gateway = LoadGateway(scene, population, tables)
+        note("starting the gateway")
+        start_s = gateway.launch(START_S + START_PER_PEER_S * sessions)
+        configured_bytes = gateway.rss_bytes()
+        note(f"first handshake answered after {start_s:.1f} s; starting the swarm")
+        swarm = Swarm(scene, population, PORT)
+        yield Stand(scene, population, gateway, swarm, start_s, configured_bytes)
+        swarm.stop()
+        gateway.stop(timeout_s=START_S)
+
+
+def told(note: Callable[[str], None], what: str) -> Progress:
+    """Says the swarm's progress, one line each time."""
+
+    def tell(progress: dict[str, Any]) -> None:
+        note(f"{what}: " + ", ".join(f"{name} {value}" for name, value in progress.items()))
+
+    return tell
+
+
+def why(error: Exception) -> str:
+    """For one line."""
+    return first_line(error)
