@@ -57,6 +57,14 @@ bench-tunnel: dev ## throughput, CPU and latency beside four other tunnels, into
 bench-ops: dev ## what watching a gateway with 5,000 sessions costs it, into bench/out/ops.json (RUNS= SESSIONS=)
 	@$(PY) -m bench.ops
 
+.PHONY: bench-load
+bench-load: dev ## a gateway with many clients: start, memory, handshakes, rates, idle cost, into bench/out/load*.json|svg (SESSIONS=1000,10000)
+	@$(PY) -m bench.load
+
+.PHONY: bench-storm
+bench-storm: dev ## what goes wrong for thousands of clients at once, beside traffic, into bench/out/storm*.json|svg (SCENARIOS=)
+	@$(PY) -m bench.load.storm
+
 profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
 	@.ci/setup profile
 	@$(PY) -m bench.tunnel.profile

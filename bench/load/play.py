@@ -22,17 +22,22 @@ from typing import Any, Final
 
 from bench.load.driver import Answer
 from bench.load.flood import Flood
-from bench.load.gateway import PORT
+from bench.load.gateway import PORT, encoded
+from bench.load.population import BEYOND, INSIDE, nth
 from bench.load.scenario import SWARM, Event, Scenario
+from bench.load.scene import OUTSIDE_GATEWAY
 from bench.load.stand import POLL_S, SLACK, SLACK_S, START_PER_PEER_S, START_S, Stand, told
 from bench.load.traffic import Flows, Load, Result, Second, merged, percentile_us
 from tests.net.lab import LabError
+from tests.net.wg import Keys, WgDevice, WgPeer
 
 SAMPLE_S: Final = 1.0
 # The first seconds of a stream are not compared: caches, trains and paths that wake up.
 COLD_S: Final = 2
 # A rate this low still has a hundred packets above its p99 in ten seconds.
 LEAST_PER_S: Final = 1000.0
+# Makes it begin at once, without a packet of anybody's.
+STOCK_KEEPALIVE_S: Final = 25
 BROKEN: Final = ("jvpn_silent_reset_total", "jvpn_ambiguous_owner_total", "jvpn_dual_binding_total")
 Figures = dict[str, float]
 Note = Callable[[str], None]
@@ -144,9 +149,15 @@ class Player:
             stand.swarm.do("mark")
             stand.gateway.kill()
         else:
-            {"rate": self._rate, "start": self._start, "flood": self._begin_flood, "calm": self._calm}.get(
-                event.do, self._settle
-            )(event)
+            own: Mapping[str, Callable[[Event], None]] = {
+                "rate": self._rate,
+                "start": self._start,
+                "flood": self._begin_flood,
+                "calm": self._calm,
+                "stock": self._stock,
+                "settle": self._settle,
+            }
+            own[event.do](event)
 
     def _order(self, event: Event) -> None:
         values = dict(event.values)
@@ -178,6 +189,14 @@ class Player:
             raise LabError(f"{event.name}: there is no flood")
         self._run.answers[event.name] = self._run.flood.stop()
         self._run.flood = None
+
+    def _stock(self, event: Event) -> None:
+        """From its start until it has a handshake, its process and configuration included."""
+        device, start_s = stock_client(self._stand), time.monotonic()
+        device.start()
+        device.wait_handshake(timeout_s=event.values.get("within_s", 30.0))
+        self._run.answers[event.name] = {"connected_s": time.monotonic() - start_s}
+        device.stop()
 
     def _settle(self, event: Event) -> None:
         """All are attached at both ends, and ``count`` of them had lost it since the mark."""
@@ -291,6 +310,20 @@ def longest_stall_s(said: Mapping[str, float]) -> float:
     for bound_s, count in bounds:
         longest_s, below = (bound_s, count) if count > below else (longest_s, below)
     return longest_s
+
+
+def stock_client(stand: Stand) -> WgDevice:
+    """The one peer that is no client of the swarm, outside, not started."""
+    number, own = stand.population.count, stand.population.identity(stand.population.count)
+    keys = Keys(encoded(own.private), encoded(own.public))
+    there = WgPeer(
+        encoded(stand.population.gateway.public),
+        [f"{nth(BEYOND, number)}/32"],
+        f"{OUTSIDE_GATEWAY}:{PORT}",
+        None,
+        STOCK_KEEPALIVE_S,
+    )
+    return WgDevice(stand.scene.lab, stand.scene.outside, keys, [f"{nth(INSIDE, number)}/32"], [there])
 
 
 def attach_established(stand: Stand, scenario: Scenario, note: Note) -> Answer:

@@ -47,6 +47,7 @@ COLUMNS: Final[tuple[tuple[str, str, str], ...]] = (
     ("bytes/session", "bytes_per_session", "{:,.0f}"),
     ("attached/s", "attach_per_s", "{:.0f}"),
     ("CPU ms each", "attach_cpu_ms", "{:.2f}"),
+    ("with probes of the others", "attach_gross_cpu_ms", "{:.2f}"),
     ("rekey CPU ms", "rekey_cpu_ms", "{:.2f}"),
     ("idle cores", "idle_cpu_share", "{:.3f}"),
     ("kpps, 100 sessions", "few_kpps", "{:.1f}"),

@@ -27,6 +27,7 @@ FOLDER: Final = Path(__file__).parent
 LINKS: Final = ("192.0.2.0/24", "198.51.100.0/24")
 DEVICES: Final = ("uplink0", "uplink1")
 OUTSIDE: Final = "203.0.113.0/24"
+OUTSIDE_GATEWAY: Final = "203.0.113.1"
 BACKEND: Final = "10.3.0.0/24"
 ECHO_PORT: Final = 7007
 # Deep enough for what is due after a stall of 0.1 s at 100,000 packets a second.

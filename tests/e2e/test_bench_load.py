@@ -11,10 +11,13 @@ import json
 import select
 import socket
 import subprocess
+import sys
 import threading
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -23,7 +26,7 @@ from bench.load.population import Population
 from bench.load.scene import Scene, endpoints, flows_binary
 from bench.load.traffic import Flows, Load
 from tests.net.jvpn import JvpnClient
-from tests.net.lab import Lab, missing_requirements
+from tests.net.lab import REPO, Lab, missing_requirements
 from tests.net.wg import Keys
 
 MISSING = missing_requirements()
@@ -181,3 +184,94 @@ def test_a_client_of_ours_through_the_scene() -> None:
         assert gateway.cpu_s() > before_s
         client.stop()
         assert gateway.stop() == 0
+
+
+@needs_lab
+@pytest.mark.slow
+def test_a_whole_run_in_small(tmp_path: Path) -> None:
+    small = ("--sessions", "100", "--idle", "1", "--rekeyed", "20", "--established", "2", "--rate", "300")
+    start_s = time.monotonic()
+    output = bench("bench.load", *small, "--out", str(tmp_path))
+    assert time.monotonic() - start_s < 40
+    found = json.loads((tmp_path / "load.json").read_text())
+    assert (found["schema"], found["complete"], found["failed"]) == ("jvpn.bench-load/1", True, [])
+    (result,) = found["results"]
+    figures = result["figures"]
+    assert result["sessions"] == 100
+    assert (figures["attach_failed"], figures["breaches"], figures["established_wrong"]) == (0, 0, 0)
+    for name in ("start_s", "attach_cpu_ms", "rekey_cpu_ms", "bytes_per_session", "idle_cpu_share"):
+        assert figures[name] > 0
+    assert 0 < figures["established_p50_us"] <= figures["established_p99_us"] <= figures["established_max_us"]
+    assert sum(count for _, count in result["established_buckets_us"]) > 0
+    # Every session has two paths, and both are probed.
+    assert result["idle_per_s"]["probes sent"] > 100
+    assert output.count("  met  ") + output.count("  MISSED  ") + output.count("  not measured ") == len(
+        found["targets"]
+    )
+    for name in ("load-100.svg", "load-growth.svg"):
+        ET.fromstring((tmp_path / name).read_text())
+    assert bench("bench.load", "--table", str(tmp_path / "load.json")) in output
+
+
+SMALL_STORM = """\
+title = "all of it in small"
+sessions = 40
+attached = 30
+warmup_s = 3
+[load]
+rate_per_s = 200
+from = 10
+count = 20
+[[event]]
+at_s = 0
+do = "cut"
+uplink = 0
+from = 0
+count = 10
+[[event]]
+at_s = 0.1
+do = "settle"
+name = "back"
+count = 10
+[[event]]
+at_s = 1
+do = "attach"
+name = "late"
+from = 30
+count = 10
+rate_per_s = 50
+[[expect]]
+title = "all back"
+figure = "back.reattached_us.count"
+at_least = 10
+[[expect]]
+title = "impossible"
+figure = "late.attached"
+at_least = 11
+"""
+
+
+@needs_lab
+@pytest.mark.slow
+def test_a_scenario_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(SMALL_STORM)
+    output = bench("bench.load.storm", str(file), "--out", str(tmp_path))
+    found = json.loads((tmp_path / "storm.json").read_text())
+    assert (found["complete"], found["failed"]) == (True, []), output
+    figures = found["results"][0]["figures"]
+    assert (figures["late.attached"], figures["late.failed"]) == (10, 0)
+    assert figures["back.reattached_us.count"] >= 10
+    assert (figures["sessions.missing"], figures["sessions.ended"], figures["gateway.breaches"]) == (0, 0, 0)
+    # The others' traffic knows nothing of it; a machine that runs tests may lose some of it to itself.
+    assert figures["load.during.kept"] > 0.5
+    assert [target["met"] for target in found["targets"]] == [True, False]
+    ET.fromstring((tmp_path / "storm-own.svg").read_text())
+
+
+def bench(module: str, *words: str) -> str:
+    """Its output; it must succeed."""
+    argv = [sys.executable, "-m", module, *words]
+    done = subprocess.run(argv, cwd=REPO, text=True, capture_output=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
