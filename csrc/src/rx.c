@@ -130,7 +130,9 @@ static struct jv_ring *lane(struct jv_engine *e, const struct jv_job *job) {
         jv_count(&e->counters, JV_CTR_DROP_INDEX);
         return NULL;
     }
-    const bool pressed = e->handshakes_waiting >= JV_HANDSHAKES_PRESSED;
+    /* One address may rightly answer for many: a gateway that has many sessions with this host. */
+    const bool pressed =
+        job->datagram[0] == JV_TYPE_INITIATION && e->handshakes_waiting >= JV_HANDSHAKES_PRESSED;
     switch (jv_gate_judge(e->gate, &job->msg->from, has_mac2(job), pressed, e->now_ns)) {
     case JV_GATE_PRIOR:
         return e->handshakes;

@@ -287,6 +287,24 @@ static void a_flood_of_one_source_stays_below_its_share(void) {
     close_end(&b);
 }
 
+/* A host that has many sessions with one gateway is answered from one address. */
+static void answers_of_one_source_are_not_counted_against_it(void) {
+    struct end a, b;
+    const uint8_t initiation[148] = {1};
+    uint8_t response[92] = {2};
+    open_pair(&a, &b);
+    for (uint32_t i = 0; i < 100; i++)
+        send_from(&b, 0x7f010001 + i, initiation, sizeof initiation);
+    jv_put_le32(response + 8, b.index);
+    for (int i = 0; i < 100; i++)
+        send_from(&b, 0x7f020002, response, sizeof response);
+    for (int i = 0; i < 100; i++)
+        CHECK(jv_engine_pump_udp(b.engine, b.socket_id, now_ns) >= 0);
+    CHECK(count(&b, JV_CTR_DROP_HANDSHAKE_SOURCE) == 0 && jv_engine_handshakes_waiting(b.engine) == 200);
+    close_end(&a);
+    close_end(&b);
+}
+
 /* What claims to answer us but names none of our indices. */
 static void an_answer_to_nothing_is_dropped(void) {
     struct end a, b;
@@ -377,6 +395,7 @@ int main(void) {
     RUN(garbage_is_counted_and_nothing_else);
     RUN(a_handshake_flood_leaves_room_for_events);
     RUN(a_flood_of_one_source_stays_below_its_share);
+    RUN(answers_of_one_source_are_not_counted_against_it);
     RUN(an_answer_to_nothing_is_dropped);
     RUN(only_datagrams_that_come_fast_and_singly_are_waited_for);
     RUN(slots_and_sockets_that_do_not_exist);
