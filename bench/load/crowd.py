@@ -20,6 +20,7 @@ from bench.load.uplinks import Uplinks
 from gateway.control import clock
 from gateway.control.configmodel import Peer as PeerConfig
 from gateway.control.configmodel import Workers
+from gateway.control.eager import Eager
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live
 from gateway.control.tunnel import Tunnel, TunnelLimits
@@ -59,6 +60,7 @@ class Crowd:
         )
         self.peers: Clients = self.tunnel.peers
         self.keeper: CrowdKeeper = self.tunnel.keeper
+        self.tunnel.exchange.eager = Eager()  # as our own client does
         self.tunnel.exchange.admits = lambda peer: bool(self._present[self.peers.number_of(peer.slot)])
         self.tunnel.exchange.on_retry = self._try_other_uplink
         self.keeper.sessions.on_ended = self._ended
