@@ -65,6 +65,10 @@ bench-load: dev ## a gateway with many clients: start, memory, handshakes, rates
 bench-storm: dev ## what goes wrong for thousands of clients at once, beside traffic, into bench/out/storm*.json|svg (SCENARIOS=)
 	@$(PY) -m bench.load.storm
 
+.PHONY: bench-plane
+bench-plane: dev ## what a packet costs the data plane alone with 100 to 1,000,000 sessions, into bench/out/load-plane.json
+	@$(PY) -m bench.load.plane
+
 profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
 	@.ci/setup profile
 	@$(PY) -m bench.tunnel.profile

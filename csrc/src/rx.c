@@ -36,15 +36,21 @@ static bool remembers(const struct memo *m, const struct jv_job *job) {
     return m->kp && m->index == index_of(job);
 }
 
-/* The rows of all sessions of the batch, before the first is used. */
-static void prefetch(const struct jv_engine *e, const struct jv_rx *rx) {
+static void each_session(const struct jv_engine *e, const struct jv_rx *rx,
+                         void (*prefetch)(const struct jv_table *, uint32_t)) {
     uint32_t last = 0;
     for (unsigned i = 0; i < rx->jobs; i++) {
         const uint32_t index = index_of(&rx->job[i]);
         if (rx->job[i].state == JV_JOB_SEALED && (i == 0 || index != last))
-            jv_table_prefetch(e->table, index);
+            prefetch(e->table, index);
         last = index;
     }
+}
+
+/* The rows of all sessions of the batch and what they point to, before the first is used. */
+static void prefetch(const struct jv_engine *e, const struct jv_rx *rx) {
+    each_session(e, rx, jv_table_prefetch);
+    each_session(e, rx, jv_table_prefetch_keys);
 }
 
 static struct jv_aead_key *type4_key(struct jv_engine *e, struct jv_keypair *kp, const struct jv_job *job) {

@@ -32,11 +32,19 @@ SANITIZE: Final = ("-fsanitize=address,undefined", "-fno-sanitize-recover")
 
 
 def build(
-    name: str, sources: Sequence[Path], *, headers: Sequence[Path] = (), sanitize: bool = False
+    name: str,
+    sources: Sequence[Path],
+    *,
+    headers: Sequence[Path] = (),
+    libraries: Sequence[str] = (),
+    sanitize: bool = False,
 ) -> Path:
-    """The binary, its name made of what it was compiled from; LabError when it does not compile."""
+    """The binary, its name made of what it was compiled from; LabError when it does not compile.
+
+    ``libraries``: flags behind the sources, for what is linked.
+    """
     flags = (*CFLAGS, *SANITIZE) if sanitize else CFLAGS
-    digest = hashlib.sha256(repr(flags).encode())
+    digest = hashlib.sha256(repr((*flags, *libraries)).encode())
     for source in (*sources, *headers):
         digest.update(source.read_bytes())
     folder = REPO / "build" / name
@@ -45,13 +53,13 @@ def build(
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not binary.exists():
-            _compile(binary, flags, sources)
+            _compile(binary, flags, (*map(str, sources), *libraries))
     return binary
 
 
-def _compile(binary: Path, flags: Sequence[str], sources: Sequence[Path]) -> None:
+def _compile(binary: Path, flags: Sequence[str], sources: Sequence[str]) -> None:
     partial = binary.with_suffix(".partial")
-    argv = [os.environ.get("CC", "gcc"), *flags, "-o", str(partial), *map(str, sources)]
+    argv = [os.environ.get("CC", "gcc"), *flags, "-o", str(partial), *sources]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"{' '.join(argv)}\n{done.stderr}")

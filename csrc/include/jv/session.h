@@ -139,6 +139,8 @@ struct jv_session *jv_table_get(const struct jv_table *t, uint32_t slot);
 struct jv_session *jv_table_by_index(const struct jv_table *t, uint32_t index);
 /* Asks for the row that an index names, so that it is there when it is used. */
 void jv_table_prefetch(const struct jv_table *t, uint32_t index);
+/* The same for its current keypair, once the row is there. */
+void jv_table_prefetch_keys(const struct jv_table *t, uint32_t index);
 uint32_t jv_table_count(const struct jv_table *t);
 
 /* A fresh index for one handshake and the keypair that comes of it. */
