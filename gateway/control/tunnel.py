@@ -225,12 +225,19 @@ class Tunnel:
         self.engine.erase_keys(peer.slot)
 
     def set_mtu(self, mtu_bytes: int) -> None:
-        """The device's MTU is another one. What waits for a handshake is dropped. Not with native workers."""
+        """The device's MTU is another one. What waits for a handshake is dropped; native workers rest meanwhile."""
         if self._tun is None:
             return
-        for peer in self.peers:
-            self.engine.gave_up(peer.slot)
-        self.engine.set_tun(self._tun.fd, mtu_bytes, self._tun.features)
+        works = self.workers.native and self._loop is not None
+        if works:
+            self.engine.stop_workers()
+        try:
+            for peer in self.peers:
+                self.engine.gave_up(peer.slot)
+            self.engine.set_tun(self._tun.fd, mtu_bytes, self._tun.features, self._tun.more)
+        finally:
+            if works:
+                self.engine.start_workers()
 
     def has_key(self, peer: Peer) -> bool:
         """Whether a keypair of this peer can still seal."""
