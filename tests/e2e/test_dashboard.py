@@ -251,6 +251,19 @@ def test_a_session_that_ends_leaves_its_history(tmp_path: Path, outside: Browser
         page.locator("#detail-title", has_text="peer2").wait_for()
 
 
+def test_what_operators_do_is_among_the_events(tmp_path: Path, outside: Browser) -> None:
+    with hosting(tmp_path) as host, watched(outside, host.url) as open_sheet:
+        host.on_loop(lambda made: made.add_session(1))
+        page = open_sheet().page
+        page.locator("#detail-title .attached").wait_for()
+        host.on_loop(lambda made: made.seen.commands["drain"]({"on": True}))
+        page.locator("#news li.operator-action", has_text="drain by the process itself done").wait_for()
+        host.on_loop(lambda made: made.seen.commands["terminate"]({"session": "peer1"}))
+        done = "terminate by the process itself done"
+        page.locator("#detail .news li.operator-action", has_text=done).wait_for()
+        page.locator("#news li.operator-action", has_text=f"peer1 {done}").wait_for()
+
+
 def test_the_keyboard_chooses_a_session(tmp_path: Path, outside: Browser) -> None:
     with hosting(tmp_path) as host, watched(outside, host.url) as open_sheet:
         for number in (1, 2):

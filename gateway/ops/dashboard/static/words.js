@@ -13,7 +13,9 @@ const WORDS = {
   SECURITY_EVENT: (e) => [`security: ${e.detail || "refused"}, ${e.count} times`, e.security_class],
   POLICY_EVENT: (e) => [e.applied ? "policy applied" : "policy refused", ""],
   OWNERSHIP_EVENT: () => ["the owning gateway changed", ""],
-  OPERATOR_ACTION: (e) => [`${e.action} ${e.session_id ? "" : e.target} by ${e.by || "the process itself"}`, e.outcome],
+  OPERATOR_ACTION: (e) => [
+    [e.action, e.session_id ? "" : e.target, "by", e.by || "the process itself"].filter(Boolean).join(" "), e.outcome,
+  ],
   AUDIT_GAP: () => ["the journal has a gap", ""],
 };
 
