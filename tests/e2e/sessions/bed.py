@@ -73,6 +73,7 @@ class Bed:
         )
         self.clients = [self.client]
         self.ident = ""
+        self.meant = ""  # words of the fault that a scenario has made in the gateway's chain
 
     def start(self, settled: bool = True) -> SessionView:
         """Start both and wait until the session stands, with a validated standby unless told otherwise."""
@@ -156,7 +157,7 @@ class Bed:
         ran = [one for one in self.clients if (one.daemon.state_dir / journal.FOLDER).exists()]
         if not ran:
             return journal.problems(self.gateway.daemon.state_dir)
-        return [text for client in ran for text in verify_ends(client, self.gateway)]
+        return [text for client in ran for text in verify_ends(client, self.gateway, self.meant)]
 
 
 def outage_ms(log: StreamLog, cut_ns: int, until_ns: int | None = None) -> tuple[float, float]:

@@ -99,8 +99,9 @@ def fill(path: Path) -> None:
 
 
 def test_b26_a_journal_that_is_removed_is_begun_again(make_bed: MakeBed) -> None:
-    """Somebody deletes the files under a running gateway: traffic unaffected, a new file goes on with the chain."""
+    """Somebody deletes the files under a running gateway: traffic unaffected, a new file says what became of them."""
     bed = make_bed(policy=LONG_WINDOW)
+    bed.meant = "(previous: lost)"
     bed.start()
     with bed.client.stream() as stream:
         time.sleep(0.5)
@@ -112,6 +113,9 @@ def test_b26_a_journal_that_is_removed_is_begun_again(make_bed: MakeBed) -> None
     assert (log.up.lost(began_ns), log.down.lost(began_ns)) == ([], [])
     names = [body["event"] for body in bed.gateway.journal.of("STATE_CHANGE", since_ns=began_ns)]
     assert len(names) >= 6
+    bed.close()
+    (broken,) = auditread.verify(auditread.named_files([bed.gateway.daemon.state_dir / journal.FOLDER]), None)
+    assert broken.fault is not None and bed.meant in broken.fault.why
 
 
 # --- B28: determinism --------------------------------------------------------------------------------------------
