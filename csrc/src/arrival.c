@@ -197,6 +197,8 @@ bool jv_rx_data(struct jv_engine *e, struct jv_arrival *a, const struct jv_job *
     jv_rx_count(a);
     if (!fresh)
         return false;
+    if (jv_unlikely(counter >= JV_WINDOW_WHOLE_AT && !a->kp->grown))
+        jv_table_grow_window(e->table, a->kp);
     a->newest = counter == jv_replay_highest(&a->kp->window);
     if (jump && job->inner_bytes > 0 && job->datagram[JV_HEADER_BYTES] == JV_FRAMES_MARK) {
         jv_count(&e->counters, JV_CTR_DROP_CONTROL_FRAMES);

@@ -85,6 +85,7 @@ static void fire(struct jv_engine *e, struct jv_session *s) {
         erase_due(e, s);
     if (s->due.paths_ns && s->due.paths_ns <= now_ns)
         jv_paths_run(e, s);
+    jv_session_expire(s, now_ns, e->limits.reject_after_ns);
     jv_clock_arm(e, s);
 }
 
@@ -94,6 +95,7 @@ static void on_timer(void *engine, struct jv_timer *timer) {
 
 void jv_clock_run(struct jv_engine *e, uint32_t sessions_max) {
     (void)jv_wheel_advance(&e->wheel, e->now_ns, sessions_max, on_timer, e);
+    jv_table_stock_windows(e->table);
 }
 
 void jv_engine_tick(struct jv_engine *e, uint64_t now_ns) {

@@ -13,8 +13,13 @@
 /* --- inwards
  * ------------------------------------------------------------------------------------------------- */
 
-static uint64_t hash_of(const struct jv_engine *e, const struct jv_msg *msg) {
-    return jv_endpoint_hash(&msg->from, e->hash_key);
+static uint32_t hash_of(const struct jv_engine *e, const struct jv_msg *msg) {
+    return (uint32_t)jv_endpoint_hash(&msg->from, e->hash_key);
+}
+
+/* Never 0, which is a free row. */
+static uint32_t now_ms(const struct jv_engine *e) {
+    return (uint32_t)(e->now_ns / JV_NS_PER_MS) | 1;
 }
 
 static void remember(struct jv_engine *e, const struct jv_arrival *a, uint64_t counter) {
@@ -22,8 +27,8 @@ static void remember(struct jv_engine *e, const struct jv_arrival *a, uint64_t c
     if (!p)
         return;
     p->recent[p->recent_next] = (struct jv_recent){
-        .counter = counter,
-        .at_ns = e->now_ns,
+        .counter = (uint32_t)counter,
+        .at_ms = now_ms(e),
         .from_hash = hash_of(e, a->msg),
         .local_index = a->kp->local_index,
     };
@@ -38,8 +43,9 @@ static void copy_seen(struct jv_engine *e, const struct jv_arrival *a, uint64_t 
         return;
     for (unsigned i = 0; i < JV_RECENT_MAX; i++) {
         const struct jv_recent *r = &p->recent[i];
-        if (r->at_ns && r->counter == counter && r->local_index == a->kp->local_index &&
-            e->now_ns - r->at_ns <= JV_COPY_SEEN_WITHIN_NS && r->from_hash != hash_of(e, a->msg)) {
+        if (r->at_ms && r->counter == (uint32_t)counter && r->local_index == a->kp->local_index &&
+            now_ms(e) - r->at_ms <= JV_COPY_SEEN_WITHIN_NS / JV_NS_PER_MS &&
+            r->from_hash != hash_of(e, a->msg)) {
             jv_rx_new_address(e, a, JV_NOTICE_COPY);
             return;
         }

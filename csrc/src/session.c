@@ -15,8 +15,14 @@ struct jv_table {
     uint32_t free_head; /* recycled slots, linked through stage_head of unused rows */
     uint32_t used;
     uint32_t window_bits;
+    uint32_t spares; /* of `spare` */
+    uint64_t *spare; /* whole bitmaps, linked through their first word */
     struct jv_index_key key;
 };
+
+static uint32_t first_bits(const struct jv_table *t) {
+    return t->window_bits < JV_REPLAY_BITS_SMALL ? t->window_bits : JV_REPLAY_BITS_SMALL;
+}
 
 struct jv_table *jv_table_new(uint32_t capacity, uint32_t window_bits,
                               const uint8_t seed[JV_INDEX_SEED_BYTES]) {
@@ -50,28 +56,69 @@ static void control_free(struct jv_control *control) {
     free(control);
 }
 
-#define DATA_SUITES (JV_SUITE_END - JV_SUITE_AES256GCM)
+static void data_free(struct jv_data_keys **data) {
+    if (!*data)
+        return;
+    jv_hot_leave(&(*data)->send);
+    jv_hot_leave(&(*data)->recv);
+    sodium_memzero(*data, sizeof **data);
+    free(*data);
+    *data = NULL;
+}
 
-static void data_free(struct jv_data_keys *data) {
-    for (unsigned i = 0; data && i < DATA_SUITES; i++) {
-        jv_hot_leave(&data[i].send);
-        jv_hot_leave(&data[i].recv);
-    }
-    if (data)
-        sodium_memzero(data, DATA_SUITES * sizeof *data);
-    free(data);
+/* All but one suite's; 0: all. */
+static void data_keep(struct jv_keypair *kp, unsigned suite) {
+    for (unsigned other = JV_SUITE_AES256GCM; other < JV_SUITE_END; other++)
+        if (other != suite)
+            data_free(&kp->data[other - JV_SUITE_AES256GCM]);
 }
 
 static void keypair_free(struct jv_keypair **kp) {
     if (!*kp)
         return;
     control_free((*kp)->control);
-    data_free((*kp)->data);
-    free((*kp)->wide);
+    data_keep(*kp, 0);
+    free((*kp)->grown);
     sodium_memzero(*kp, sizeof **kp); /* its bitmaps hold nothing secret */
     free(*kp);
     *kp = NULL;
 }
+
+/* --- windows that grow
+ * --------------------------------------------------------------------------------------------------- */
+
+static uint64_t *take_spare(struct jv_table *t) {
+    uint64_t *const spare = t->spare;
+    if (spare) {
+        memcpy(&t->spare, spare, sizeof t->spare);
+        t->spares--;
+    }
+    return spare;
+}
+
+void jv_table_stock_windows(struct jv_table *t) {
+    if (first_bits(t) == t->window_bits)
+        return;
+    while (t->spares < JV_SPARE_WINDOWS) {
+        uint64_t *const spare = malloc(jv_replay_bytes(t->window_bits));
+        if (!spare)
+            return;
+        memcpy(spare, &t->spare, sizeof t->spare);
+        t->spare = spare;
+        t->spares++;
+    }
+}
+
+void jv_table_grow_window(struct jv_table *t, struct jv_keypair *kp) {
+    if (kp->grown || first_bits(t) == t->window_bits)
+        return;
+    uint64_t *const words = take_spare(t);
+    if (words && jv_replay_grow(&kp->window, words, t->window_bits) == 0)
+        kp->grown = words;
+}
+
+/* --- the table
+ * --------------------------------------------------------------------------------------------------- */
 
 void jv_table_free(struct jv_table *t) {
     if (!t)
@@ -80,6 +127,8 @@ void jv_table_free(struct jv_table *t) {
         jv_session_erase(&t->rows[slot]);
         free(t->rows[slot].paths);
     }
+    for (uint64_t *spare; (spare = take_spare(t));)
+        free(spare);
     munmap(t->rows, (size_t)t->capacity * sizeof *t->rows);
     sodium_memzero(t, sizeof *t);
     free(t);
@@ -189,29 +238,22 @@ static bool offers(const struct jv_keys *keys, unsigned suite) {
     return keys->data_send[suite] && keys->data_recv[suite];
 }
 
-/* NULL with *failed when memory is short or a suite does not exist here. */
-static struct jv_data_keys *data_new(const struct jv_keys *keys, bool *failed) {
-    struct jv_data_keys *data = NULL;
+/* -1 when memory is short or a suite does not exist here; the caller frees what was made. */
+static int data_fill(struct jv_keypair *kp, const struct jv_keys *keys) {
     for (unsigned suite = JV_SUITE_AES256GCM; suite < JV_SUITE_END; suite++) {
         if (!offers(keys, suite))
             continue;
-        if (!data && !(data = calloc(DATA_SUITES, sizeof *data)))
-            goto fail;
-        struct jv_data_keys *own = &data[suite - JV_SUITE_AES256GCM];
-        if (jv_aead_key_init(&own->send, suite, keys->data_send[suite], JV_AEAD_KEY_MAX) != 0 ||
+        struct jv_data_keys *own = calloc(1, sizeof *own);
+        kp->data[suite - JV_SUITE_AES256GCM] = own;
+        if (!own || jv_aead_key_init(&own->send, suite, keys->data_send[suite], JV_AEAD_KEY_MAX) != 0 ||
             jv_aead_key_init(&own->recv, suite, keys->data_recv[suite], JV_AEAD_KEY_MAX) != 0)
-            goto fail;
+            return -1;
     }
-    return data;
-fail:
-    *failed = true;
-    data_free(data);
-    return NULL;
+    return 0;
 }
 
 static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const struct jv_keys *keys,
                         uint64_t now_ns) {
-    bool failed = false;
     kp->local_index = keys->local_index;
     kp->remote_index = keys->remote_index;
     kp->initiator = keys->initiator;
@@ -222,54 +264,46 @@ static int keypair_fill(struct jv_keypair *kp, const struct jv_table *t, const s
     if (jv_aead_key_init(&kp->send, JV_SUITE_CHACHA20POLY1305, keys->send, JV_AEAD_KEY_MAX) != 0 ||
         jv_aead_key_init(&kp->recv, JV_SUITE_CHACHA20POLY1305, keys->recv, JV_AEAD_KEY_MAX) != 0)
         return -1;
-    kp->data = data_new(keys, &failed);
-    return failed ? -1 : jv_replay_init(&kp->window, kp->words, t->window_bits);
+    return data_fill(kp, keys) != 0 ? -1 : jv_replay_init(&kp->window, kp->words, first_bits(t));
 }
 
 static struct jv_keypair *keypair_new(const struct jv_table *t, const struct jv_keys *keys, uint64_t now_ns) {
-    struct jv_keypair *kp = calloc(1, sizeof *kp + jv_replay_bytes(t->window_bits));
+    struct jv_keypair *kp = calloc(1, sizeof *kp + jv_replay_bytes(first_bits(t)));
     if (kp && keypair_fill(kp, t, keys, now_ns) != 0)
         keypair_free(&kp);
     return kp;
 }
 
 void jv_keypair_expect(struct jv_keypair *kp) {
-    for (unsigned suite = JV_SUITE_AES256GCM; kp->data && !kp->seals && suite < JV_SUITE_END; suite++)
-        if (jv_keypair_data(kp, suite)->recv.suite)
+    for (unsigned suite = JV_SUITE_AES256GCM; !kp->seals && suite < JV_SUITE_END; suite++)
+        if (jv_keypair_data(kp, suite))
             kp->opens |= (uint8_t)(1u << suite);
 }
 
 int jv_keypair_choose(struct jv_keypair *kp, unsigned suite) {
     const bool own = suite > JV_SUITE_CHACHA20POLY1305;
-    if (suite >= JV_SUITE_END || (own && (!kp->data || !jv_keypair_data(kp, suite)->send.suite)) ||
-        (!own && kp->seals))
+    if (suite >= JV_SUITE_END || (own && !jv_keypair_data(kp, suite)) || (!own && kp->seals))
         return -ENOENT;
+    data_keep(kp, suite);
     if (!own) {
-        data_free(kp->data);
-        kp->data = NULL;
         kp->opens = 0;
         return 0;
     }
-    for (unsigned other = JV_SUITE_AES256GCM; other < JV_SUITE_END; other++)
-        if (other != suite) {
-            jv_hot_leave(&jv_keypair_data(kp, other)->send);
-            jv_hot_leave(&jv_keypair_data(kp, other)->recv);
-            sodium_memzero(jv_keypair_data(kp, other), sizeof *kp->data);
-        }
     kp->opens = (uint8_t)(1u << suite);
     kp->seals = (uint8_t)suite;
     return 0;
 }
 
 bool jv_keypair_widen(struct jv_keypair *kp) {
-    if (kp->wide || jv_replay_size(&kp->window) >= JV_REPLAY_BITS_LARGE - 64)
+    if (jv_replay_size(&kp->window) >= JV_REPLAY_BITS_LARGE - 64)
         return false;
     uint64_t *words = malloc(jv_replay_bytes(JV_REPLAY_BITS_LARGE));
     if (!words || jv_replay_grow(&kp->window, words, JV_REPLAY_BITS_LARGE) != 0) {
         free(words);
         return false;
     }
-    kp->wide = words;
+    free(kp->grown);
+    kp->grown = words;
     return true;
 }
 
@@ -341,6 +375,16 @@ void jv_session_erase(struct jv_session *s) {
     keypair_free(&s->next);
     keypair_free(&s->previous);
     keypair_free(&s->older);
+}
+
+static void wipe_older(struct jv_keypair **kp, uint64_t now_ns, uint64_t age_ns) {
+    if (*kp && now_ns - (*kp)->birth_ns >= age_ns)
+        keypair_free(kp);
+}
+
+void jv_session_expire(struct jv_session *s, uint64_t now_ns, uint64_t reject_after_ns) {
+    wipe_older(&s->previous, now_ns, reject_after_ns);
+    wipe_older(&s->older, now_ns, reject_after_ns);
 }
 
 static void wipe_unless(struct jv_keypair **kp, uint32_t index) {

@@ -63,11 +63,13 @@ static inline void bed_socket(struct end *x, int path) {
     CHECK(jv_endpoint_set(&x->at[path], AF_INET, (uint8_t *)&at.sin_addr, ntohs(at.sin_port), 0) == 0);
 }
 
+static uint32_t bed_window_bits = 2048;
+
 static inline void bed_end(struct end *x, bool client, uint64_t now_ns) {
     const struct jv_engine_config config = {
         .sessions = 8,
         .prefixes = 16,
-        .window_bits = 2048,
+        .window_bits = bed_window_bits,
         .index_seed = {9},
         .limits = {120 * SECOND_NS, 180 * SECOND_NS, 10 * SECOND_NS, 5 * SECOND_NS, UINT64_C(1) << 60,
                    UINT64_MAX - 8192},

@@ -159,7 +159,53 @@ static void the_table_is_bounded(void) {
     CHECK(jv_table_new(JV_INDEX_SLOTS + 1, JV_REPLAY_BITS_SMALL, seed) == NULL);
 }
 
+static uint64_t window(const struct jv_keypair *kp) {
+    return jv_replay_size(&kp->window) + 64;
+}
+
+/* Nothing is allocated where a window grows: without a bitmap that was made ready it stays small. */
+static void a_window_grows_into_what_is_kept_ready(void) {
+    CHECK(jv_aead_init() == 0);
+    struct jv_table *t = jv_table_new(2, JV_REPLAY_BITS_DEFAULT, seed);
+    struct jv_session *s = jv_table_add(t);
+    (void)install(t, s, true, 10);
+    CHECK(jv_replay_commit(&s->current->window, 5) == JV_REPLAY_OK);
+    jv_table_grow_window(t, s->current);
+    CHECK(window(s->current) == JV_REPLAY_BITS_SMALL);
+    jv_table_stock_windows(t);
+    jv_table_grow_window(t, s->current);
+    CHECK(window(s->current) == JV_REPLAY_BITS_DEFAULT);
+    CHECK(jv_replay_commit(&s->current->window, 5) == JV_REPLAY_SEEN);
+    CHECK(jv_replay_commit(&s->current->window, 8000) == JV_REPLAY_OK);
+    CHECK(jv_replay_commit(&s->current->window, 4) == JV_REPLAY_OK);
+    jv_table_grow_window(t, s->current);
+    CHECK(jv_keypair_widen(s->current) && !jv_keypair_widen(s->current));
+    CHECK(jv_replay_commit(&s->current->window, 4) == JV_REPLAY_SEEN);
+    for (unsigned i = 0; i < JV_SPARE_WINDOWS + 1; i++) {
+        (void)install(t, s, true, 20 + i);
+        jv_table_grow_window(t, s->current);
+        CHECK(window(s->current) ==
+              (i < JV_SPARE_WINDOWS - 1 ? JV_REPLAY_BITS_DEFAULT : JV_REPLAY_BITS_SMALL));
+    }
+    jv_table_free(t);
+}
+
+static void what_opens_no_more_is_wiped(void) {
+    struct jv_table *t = new_table(2);
+    struct jv_session *s = jv_table_add(t);
+    const uint32_t first = install(t, s, true, 1000), second = install(t, s, true, 1120);
+    jv_session_expire(s, 1179, 180);
+    CHECK(jv_session_keypair(s, first) && jv_session_keypair(s, second));
+    jv_session_expire(s, 1180, 180);
+    CHECK(!jv_session_keypair(s, first) && jv_session_keypair(s, second));
+    jv_session_expire(s, 2000, 180); /* the one that seals is clock.c's to erase */
+    CHECK(jv_session_keypair(s, second));
+    jv_table_free(t);
+}
+
 int main(void) {
+    RUN(a_window_grows_into_what_is_kept_ready);
+    RUN(what_opens_no_more_is_wiped);
     RUN(initiator_seals_at_once);
     RUN(responder_waits_for_proof);
     RUN(crossing_handshakes_keep_what_the_peer_may_seal_with);

@@ -136,7 +136,30 @@ static void afterwards_late_packets_pass_once(void) {
     bed_close(&b);
 }
 
+/* A keypair that carries data has its whole window long before packets could be too late for the small one.
+ */
+static void the_whole_window_comes_with_traffic(void) {
+    struct bed b;
+    bed_window_bits = JV_REPLAY_BITS_DEFAULT;
+    bed_open(&b);
+    CHECK(window(&b) == JV_REPLAY_BITS_SMALL - 64);
+    CHECK(flood(&b, 30000, 20 * MS) > 500);
+    CHECK(window(&b) == JV_REPLAY_BITS_SMALL - 64);
+    CHECK(flood(&b, 30000, 100 * MS) > 2900);
+    CHECK(window(&b) == JV_REPLAY_BITS_DEFAULT - 64);
+    n_kept = 0;
+    keep_packets(&b, 8000);
+    CHECK(bring(&b, n_kept - 1) == 1);
+    for (int i = 0; i < n_kept - 1; i += 3)
+        CHECK(bring(&b, i) == 1);
+    for (int i = 0; i < n_kept; i += 3)
+        CHECK(bring(&b, i) == 0);
+    bed_close(&b);
+    bed_window_bits = JV_REPLAY_BITS_SMALL;
+}
+
 int main(void) {
+    RUN(the_whole_window_comes_with_traffic);
     RUN(it_grows_for_speed_on_two_paths);
     RUN(it_stays_small_for_one_path);
     RUN(it_stays_small_below_that_speed);

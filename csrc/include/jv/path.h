@@ -138,8 +138,9 @@ struct jv_visitor {
 
 /* Where and when a control message was accepted, to know a copy of it from another address. */
 struct jv_recent {
-    uint64_t counter, at_ns;
-    uint64_t from_hash;
+    uint32_t counter,
+        from_hash;  /* their lower halves: a second message and address of that within a second */
+    uint32_t at_ms; /* 0 = free */
     uint32_t local_index;
 };
 

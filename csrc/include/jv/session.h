@@ -19,6 +19,13 @@
 #include "jv/replay.h"
 #include "jv/wheel.h"
 
+/* A keypair's window begins with JV_REPLAY_BITS_SMALL and gets its whole size with this counter, since most
+ * keypairs of a large gateway carry next to nothing. Half of the small one is left for stragglers. */
+#define JV_WINDOW_WHOLE_AT (JV_REPLAY_BITS_SMALL / 2)
+/* Whole bitmaps that are kept ready, since the packet path allocates nothing: so many sessions may begin to
+ * carry data between two ticks. One that finds none goes on with its small window and asks again. */
+#define JV_SPARE_WINDOWS 128u
+
 #define JV_SESSION_NONE UINT32_MAX
 #define JV_STAGE_NONE   UINT16_MAX
 
@@ -74,11 +81,12 @@ struct jv_keypair {
     bool confirmed;             /* a held one: its first message has come */
     bool crossed;               /* the other end may seal with it for as long as it lives, whatever we do */
     struct jv_control *control; /* NULL = suite 0 is refused */
-    struct jv_data_keys *data;  /* of AES256GCM on, by suite; NULL = type 4 only */
-    uint8_t opens;              /* suites of type 5 data that are taken, bit by number */
-    uint8_t seals;              /* the suite that data leaves under, 0 = type 4 */
-    uint64_t *wide;             /* the bitmap its window has grown into, NULL = `words` */
-    uint64_t words[];           /* the window's first bitmap */
+    struct jv_data_keys
+        *data[JV_SUITE_END - JV_SUITE_AES256GCM]; /* by suite, of AES256GCM on; NULL = not offered */
+    uint8_t opens;                                /* suites of type 5 data that are taken, bit by number */
+    uint8_t seals;                                /* the suite that data leaves under, 0 = type 4 */
+    uint64_t *grown;                              /* the bitmap its window has grown into, NULL = `words` */
+    uint64_t words[];                             /* the window's first bitmap */
 };
 
 /* When each of WireGuard's timers of one session is due (whitepaper §6.5), 0 = not running. */
@@ -153,14 +161,20 @@ int jv_session_install(struct jv_table *t, struct jv_session *s, const struct jv
                        uint64_t now_ns) JV_WARN_UNUSED;
 /* next becomes current: its first message has authenticated, and whose it is has been shown. */
 void jv_session_confirm(struct jv_session *s, uint64_t now_ns);
-/* The keys of a suite of type 5 data; it was offered. */
+/* The keys of a suite of type 5 data; NULL: it is not offered, or another one was chosen. */
 static inline struct jv_data_keys *jv_keypair_data(const struct jv_keypair *kp, unsigned suite) {
-    return &kp->data[suite - JV_SUITE_AES256GCM];
+    return kp->data[suite - JV_SUITE_AES256GCM];
 }
 /* HELLO has left and the answer is open: whatever was offered is taken. */
 void jv_keypair_expect(struct jv_keypair *kp);
 /* The suite of the data from now on; the keys of the others are wiped. -ENOENT: it was not offered. */
 int jv_keypair_choose(struct jv_keypair *kp, unsigned suite) JV_WARN_UNUSED;
+/* It has come so far (JV_WINDOW_WHOLE_AT): its window gets the table's size, from what is kept ready. */
+void jv_table_grow_window(struct jv_table *t, struct jv_keypair *kp);
+/* Takes memory: not on the packet path. Makes up for bitmaps that were used. */
+void jv_table_stock_windows(struct jv_table *t);
+/* Wipes what opens no more: keypairs that were replaced and are older than this. */
+void jv_session_expire(struct jv_session *s, uint64_t now_ns, uint64_t reject_after_ns);
 /* Takes memory: not on the packet path. Its window reaches back JV_REPLAY_BITS_LARGE counters from now on.
  * False: it did before, or there is no memory. */
 bool jv_keypair_widen(struct jv_keypair *kp);
