@@ -134,7 +134,7 @@ class Crowd:
         if live is None:
             return False
         active = live.core.active
-        to = live.addresses.get(active.address) if active is not None else None
+        to = live.at(active.address) if active is not None else None
         self.tunnel.exchange.rekey(now_ns, live.peer, to)
         return True
 

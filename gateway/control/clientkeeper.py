@@ -62,7 +62,7 @@ class ClientKeeper(SessionKeeper):
         if path is None or live.core.path(path_id) is not None:
             return
         candidate = path.candidate
-        live.addresses[candidate.key] = path.to
+        live.know(candidate.key, path.to)
         added = inp.PathAdded(path_id, candidate.key, candidate.carrier, candidate.tier, candidate.cost)
         self.sessions.feed(now_ns, live, added)
 
@@ -76,8 +76,8 @@ class ClientKeeper(SessionKeeper):
         """The sockets of paths may have been opened anew: their addresses follow, here and in the data plane."""
         for path in self.transports[live.slot].paths():
             key, to = path.candidate.key, path.to
-            if key in live.addresses and live.addresses[key] != to:
-                live.addresses[key] = to
+            if live.at(key) not in (None, to):
+                live.know(key, to)
                 self.sessions.rehome(now_ns, live, path.path_id, to)
 
     def next_path(self, now_ns: int, peer: Peer) -> PathSocket | None:
@@ -136,7 +136,7 @@ class ClientKeeper(SessionKeeper):
     def _hello(self, now_ns: int, peer: Peer, index: int, source: dp.Endpoint) -> None:
         live, path = self.sessions.of(peer.slot), self._path_of(peer, source)
         if live is not None and path is not None:
-            live.addresses[path.candidate.key] = path.to
+            live.know(path.candidate.key, path.to)
             key, to = path.candidate.key, path.to
             self.greeting.say_hello(now_ns, live, index, path.path_id, key, to)
 

@@ -80,7 +80,7 @@ class GatewayKeeper(SessionKeeper):
         self._watch_for_hello(peer)
 
     def _watch_for_hello(self, peer: Peer) -> None:
-        if any(birth.hello_by_ns for birth in peer.births.values()):
+        if any(birth.hello_by_ns for birth in peer.births):
             self._takeovers[peer.slot] = peer
 
     def noticed(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
@@ -144,4 +144,4 @@ def _by_roaming(policy: Policy) -> dict[Roaming, Policy]:
 
 
 def _takeover_ns(peer: Peer) -> int:
-    return min((birth.hello_by_ns for birth in peer.births.values() if birth.hello_by_ns), default=0)
+    return min((birth.hello_by_ns for birth in peer.births if birth.hello_by_ns), default=0)

@@ -106,7 +106,7 @@ class Greeting:
         """A further handshake of a living session: new keys, and at a stock gateway its reattachment."""
         self._sessions.feed(now_ns, live, inp.KeyInstalled())
         if live.core.stock:
-            live.addresses[address] = at
+            live.know(address, at)
             self._sessions.feed(now_ns, live, inp.StockHandshake(address, path_id))
 
     @staticmethod

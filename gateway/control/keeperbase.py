@@ -13,6 +13,7 @@ from collections.abc import Callable
 from gateway import frames as fr
 from gateway.constants import REKEY_AFTER_MESSAGES
 from gateway.control.exchange import Exchange
+from gateway.control.keyuse import KeyUse
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live, Sessions, Sink
 from gateway.core import inputs as inp
@@ -107,6 +108,8 @@ class SessionKeeper:
             not policy.rekey_after_bytes and policy.rekey_after_packets >= REKEY_AFTER_MESSAGES
         ):
             return
+        if live.key_use is None:
+            live.key_use = KeyUse()
         packets, size_bytes = live.key_use.busier_direction(self.engine.stats(live.slot))
         if packets >= policy.rekey_after_packets or 0 < policy.rekey_after_bytes <= size_bytes:
             self.sessions.feed(now_ns, live, inp.KeyUsage(packets, size_bytes))

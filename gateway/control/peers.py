@@ -25,7 +25,7 @@ _BIRTHS_MAX: Final = 3
 class Birth:
     """A handshake that completed here: the session it would make, and where the peer was. Holds no key."""
 
-    __slots__ = ("hello_by_ns", "index", "offers", "session_id", "source")
+    __slots__ = ("greeted", "hello_by_ns", "index", "offers", "session_id", "source")
 
     def __init__(self, keys: TransportKeys, source: Endpoint, offers: tuple[Suite, ...]) -> None:
         self.index = keys.local_index
@@ -33,6 +33,7 @@ class Birth:
         self.source = source
         self.offers = offers  # suites whose keys the data plane has; one of them once it was chosen
         self.hello_by_ns = 0  # without a HELLO until then a stock client has taken over
+        self.greeted = False  # its HELLO was accepted
 
 
 class Roam:
@@ -75,7 +76,7 @@ class Peer:
         self.renews = False  # its session has begun a rekey
         self.deadline_ns: int | None = None  # of its one entry in the queue of timers
         self.roam: Roam | None = None  # of a tunnel without sessions
-        self.births: dict[int, Birth] = {}  # by the local index of their keypair, oldest first
+        self.births: tuple[Birth, ...] = ()  # oldest first
         self.takeovers: Bucket | None = None  # what superseding its session costs
         self.spoken = False  # it has spoken jump frames, in this run or an earlier one
         self.offers: tuple[Suite, ...] = ()  # suites of its newest keypair
@@ -95,10 +96,18 @@ class Peer:
 
     def remember(self, keys: TransportKeys, source: Endpoint) -> Birth:
         """Keep what the first message under these keys will need; the oldest of three gives way."""
-        if len(self.births) >= _BIRTHS_MAX:
-            del self.births[next(iter(self.births))]
-        birth = self.births[keys.local_index] = Birth(keys, source, self.offers)
+        birth = Birth(keys, source, self.offers)
+        self.births = (*self.births[1 - _BIRTHS_MAX :], birth)
         return birth
+
+    def birth(self, index: int) -> Birth | None:
+        """What was kept for the keypair with this local index."""
+        return next((birth for birth in self.births if birth.index == index), None)
+
+    def greeted(self, now: Birth) -> None:
+        """A HELLO was accepted under it. The keypairs before that were greeted too are not heard of again."""
+        now.greeted = True
+        self.births = tuple(birth for birth in self.births if birth is now or not birth.greeted)
 
     def __repr__(self) -> str:
         return f"Peer({self.config.name}, slot={self.slot})"

@@ -71,7 +71,7 @@ class Reception:
 
     def confirmed(self, now_ns: int, peer: Peer, index: int, source: Endpoint) -> None:
         """The first authenticated message under a keypair of ours."""
-        birth = peer.births.get(index)
+        birth = peer.birth(index)
         live = self._sessions.of(peer.slot)
         if birth is None:
             return
@@ -92,7 +92,7 @@ class Reception:
     def succeed(self, now_ns: int, live: Live) -> None:
         """A stock session has reached its lifetime; if its peer has answered in time, the next one begins at once."""
         kept = self._sessions.successor(live)
-        birth = live.peer.births.get(kept) if kept else None
+        birth = live.peer.birth(kept) if kept else None
         if birth is not None:
             fresh = self._create(now_ns, live.peer, birth)
             self._sessions.feed(now_ns, fresh, inp.Confirmed(fresh.name(birth.source)))
@@ -121,7 +121,7 @@ class Reception:
 
     def takeover_due(self, now_ns: int, peer: Peer) -> None:
         """No HELLO for 8 s: under the new keypair of a jump session a stock client has this key now."""
-        for birth in list(peer.births.values()):
+        for birth in peer.births:
             live = self._sessions.of(peer.slot)
             if not birth.hello_by_ns or birth.hello_by_ns > now_ns or live is None or live.peer is not peer:
                 continue
@@ -151,7 +151,7 @@ class Reception:
 
     def hello(self, now_ns: int, peer: Peer, event: Event, hello: fr.Hello) -> None:
         """The table of protocol.md §2: rekey, resume, supersede, or refuse."""
-        birth = peer.births.get(event.local_index)
+        birth = peer.birth(event.local_index)
         if birth is None or peer.config.protocol == "wireguard":
             return
         birth.hello_by_ns = 0
@@ -196,6 +196,8 @@ class Reception:
             self._agree_profile(now_ns, live, hello)
             self._sessions.open_paths(now_ns, live)
         address = live.name(event.source)
+        live.peer.greeted(birth)
+        birth.source = live.at(address) or birth.source  # one object for the same address
         self._sessions.feed(now_ns, live, inp.HelloSeen(hello.path_id, address, hello.binding_epoch))
         if fresh:
             self._sessions.bind_again(now_ns, live)
@@ -290,7 +292,7 @@ class Reception:
 
     def _response(self, now_ns: int, live: Live, answer: fr.Response) -> None:
         """It validates the address its challenge was sent to, once, from whatever address it arrives."""
-        challenge = live.nonces.pop(answer.nonce, None)
+        challenge = live.answered(answer.nonce)
         if challenge is None:
             return
         address, _, sent_ns = challenge

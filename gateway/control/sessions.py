@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from gateway import frames as fr
 from gateway.control.keyuse import KeyUse
@@ -60,7 +60,6 @@ class Live:
     """One session of the core, and what the shell must remember for it."""
 
     __slots__ = (
-        "addresses",
         "asked_interval_ns",
         "began_at",
         "born_index",
@@ -72,6 +71,7 @@ class Live:
         "instance",
         "keep_index",
         "key_use",
+        "known",
         "lends",
         "nonces",
         "peer",
@@ -89,15 +89,16 @@ class Live:
         self.began_at: tuple[int, ...] = _NOTHING  # what its peer's counters said when it began here
         self.asked_interval_ns = 0  # G: how often the client's HELLO wants idle paths probed
         self.instance = b""  # the client process that holds it; b"" for a stock peer
-        self.addresses: dict[str, Endpoint] = {}
-        self.nonces: dict[bytes, tuple[str, int, int]] = {}  # challenge -> address, path_id, sent_ns
+        # Name and address of each address in turn: two of them in a dict would cost twice as much.
+        self.known: tuple[Any, ...] = ()
+        self.nonces: dict[bytes, tuple[str, int, int]] | None = None  # challenge -> address, path_id, sent_ns
         self.response: fr.Response | None = None  # C: the answer to the challenge that is being handled
         self.born_index = 0  # C: the keypair of the handshake that made it
         self.keep_index = 0  # the keypair that survives the end of this session: it carries the next one
         self.successor_index = (
             0  # G: the keypair of a stock peer's last handshake, which may carry its next session
         )
-        self.key_use = KeyUse()
+        self.key_use: KeyUse | None = None  # counted where a policy asks for it
         self.ping_token = b""  # of the operator's PING that is being sent
         self.pings: Bucket | None = None  # how many of them there may be
         self.deadline_ns: int | None = None
@@ -113,17 +114,47 @@ class Live:
 
     def name(self, endpoint: Endpoint) -> str:
         """The core's name for an address; the oldest one is forgotten when there are too many."""
-        text = address_name(endpoint)
-        if text not in self.addresses and len(self.addresses) >= _ADDRESSES_MAX:
+        return self.know(address_name(endpoint), endpoint)
+
+    def know(self, text: str, endpoint: Endpoint) -> str:
+        """An address has this name from now on; returns the text that is kept, one object however often it comes."""
+        names = self.known[::2]
+        if text in names:
+            place = 2 * names.index(text)
+            if self.known[place + 1] != endpoint:
+                self.known = (*self.known[: place + 1], endpoint, *self.known[place + 2 :])
+            return cast("str", self.known[place])
+        if len(names) >= _ADDRESSES_MAX:
             self._forget_one()
-        self.addresses[text] = endpoint
+        self.known = (*self.known, text, endpoint)
         return text
 
+    def at(self, text: str) -> Endpoint | None:
+        """The address of that name, if it is known."""
+        names = self.known[::2]
+        return cast("Endpoint", self.known[2 * names.index(text) + 1]) if text in names else None
+
     def _forget_one(self) -> None:
-        known = {path.address for path in self.core.paths}
-        spare = next((text for text in self.addresses if text not in known), None)
-        if spare is not None:
-            del self.addresses[spare]
+        used = {path.address for path in self.core.paths}
+        for place in range(0, len(self.known), 2):
+            if self.known[place] not in used:
+                self.known = self.known[:place] + self.known[place + 2 :]
+                return
+
+    def challenged(self, nonce: bytes, address: str, path_id: int, now_ns: int) -> None:
+        """A challenge has left for an address; of too many the oldest is forgotten."""
+        if self.nonces is None:
+            self.nonces = {}
+        if len(self.nonces) >= _NONCES_MAX:
+            del self.nonces[next(iter(self.nonces))]
+        self.nonces[nonce] = (address, path_id, now_ns)
+
+    def answered(self, nonce: bytes) -> tuple[str, int, int] | None:
+        """The challenge that this answers: address, path_id, sent_ns. Once."""
+        found = self.nonces.pop(nonce, None) if self.nonces is not None else None
+        if not self.nonces:
+            self.nonces = None
+        return found
 
 
 class Sessions:
@@ -133,7 +164,8 @@ class Sessions:
         self._engine = engine
         self._sink = sink
         self._random = random_bytes
-        self._by_slot: dict[int, Live] = {}
+        self._by_slot: list[Live | None] = []  # slots are handed out from 0 on
+        self._count = 0
         self._queue: list[tuple[int, int, Live]] = []
         self._order = 0
         self.on_ended: Callable[[int, Live], None] = lambda now_ns, live: None
@@ -169,14 +201,19 @@ class Sessions:
         }
 
     def __iter__(self) -> Any:
-        return iter(self._by_slot.values())
+        return (live for live in self._by_slot if live is not None)
 
     def __len__(self) -> int:
-        return len(self._by_slot)
+        return self._count
 
     def of(self, slot: int) -> Live | None:
         """The living session of a slot."""
-        return self._by_slot.get(slot)
+        return self._by_slot[slot] if slot < len(self._by_slot) else None
+
+    def _put(self, slot: int, live: Live | None) -> None:
+        self._by_slot.extend([None] * (slot + 1 - len(self._by_slot)))
+        self._count += (live is not None) - (self._by_slot[slot] is not None)
+        self._by_slot[slot] = live
 
     # --- in ---------------------------------------------------------------------------------------------------
 
@@ -195,8 +232,8 @@ class Sessions:
         """T0; `at` is what `first.address` names. Refused for an invalid policy. The slot's older session has ended."""
         core, turn = driver.create(role, session_id, peer.config.name, policy, first, now_ns, stock)
         live = self._live(core, peer)
-        live.addresses[first.address] = at
-        self._by_slot[peer.slot] = live
+        live.know(first.address, at)
+        self._put(peer.slot, live)
         self._sink.created(core, first, turn)
         self._carry_out(now_ns, live, turn)
         return live
@@ -213,7 +250,7 @@ class Sessions:
         """T22 from the durable store; None when its time is over."""
         core, turn = driver.restore(record, policy, down_ns, audited_version, now_ns)
         live = self._live(core, peer)
-        self._by_slot[peer.slot] = live
+        self._put(peer.slot, live)
         self._sink.restored(core, record, down_ns, audited_version, turn)
         self._carry_out(now_ns, live, turn)
         return None if live.ended else live
@@ -271,8 +308,8 @@ class Sessions:
             self._take_back(now_ns, live)
         if live.core.ended and not live.ended:
             live.ended = True
-            if self._by_slot.get(live.slot) is live:
-                del self._by_slot[live.slot]
+            if self.of(live.slot) is live:
+                self._put(live.slot, None)
             self.on_ended(now_ns, live)
         self._arm(live)
 
@@ -316,7 +353,7 @@ class Sessions:
     def bind_again(self, now_ns: int, live: Live) -> None:
         """Tell the data plane the paths and the binding the core has already."""
         for path in live.core.paths:
-            to = live.addresses.get(path.address)
+            to = live.at(path.address)
             if to is not None:
                 self._engine.set_path(live.slot, path.path_id, to, now_ns)
         if live.core.bound_id:
@@ -333,7 +370,7 @@ class Sessions:
         """A path that retires only receives, and receiving goes by key: nothing to do."""
 
     def _switch_binding(self, now_ns: int, live: Live, effect: fx.SwitchBinding) -> None:
-        to = live.addresses.get(effect.address)
+        to = live.at(effect.address)
         if to is None:
             return
         if live.has_paths:
@@ -344,7 +381,7 @@ class Sessions:
 
     def _lend(self, now_ns: int, live: Live, path_id: int) -> None:
         """Nothing is bound: upstream data follows the request on that path, and is delivered by its key (§7)."""
-        to = live.addresses.get(self._on_path(live, path_id))
+        to = live.at(self._on_path(live, path_id))
         if live.has_paths and to is not None:
             self._engine.set_path(live.slot, path_id, to, now_ns)
             self._engine.lend(live.slot, path_id, now_ns)
@@ -366,7 +403,7 @@ class Sessions:
 
     def _probe_path(self, now_ns: int, live: Live, effect: fx.ProbePath) -> None:
         path = live.core.path(effect.path_id)
-        to = live.addresses.get(path.address) if path is not None else None
+        to = live.at(path.address) if path is not None else None
         if not live.has_paths or to is None:
             return
         self._engine.set_path(live.slot, effect.path_id, to, now_ns)
@@ -377,12 +414,12 @@ class Sessions:
             self._engine.duplicate(live.slot, effect.path_id, effect.standby_id, effect.until_ns, now_ns)
 
     def _copy(self, now_ns: int, live: Live, effect: fx.CopyDownstream) -> None:
-        to = live.addresses.get(effect.address)
+        to = live.at(effect.address)
         if to is not None:
             self._engine.copy_to(live.slot, to, effect.until_ns, now_ns)
 
     def _stop_copy(self, now_ns: int, live: Live, effect: fx.StopCopy) -> None:
-        to = live.addresses.get(effect.address)
+        to = live.at(effect.address)
         if to is not None:
             self._engine.stop_copy(live.slot, to)
 
@@ -390,7 +427,7 @@ class Sessions:
 
     def send(self, now_ns: int, live: Live, address: str, *out: fr.Frame) -> None:
         """Control frames in one datagram to a named address; an unknown one is no longer ours to send to."""
-        to = live.addresses.get(address)
+        to = live.at(address)
         if to is not None:
             self._engine.send_control(live.slot, CURRENT_KEY, to, fr.encode(out), now_ns)
 
@@ -426,9 +463,7 @@ class Sessions:
 
     def _send_challenge(self, now_ns: int, live: Live, effect: fx.SendChallenge) -> None:
         nonce = self._random(fr.CHALLENGE_BYTES)
-        if len(live.nonces) >= _NONCES_MAX:
-            del live.nonces[next(iter(live.nonces))]
-        live.nonces[nonce] = (effect.address, effect.path_id, now_ns)
+        live.challenged(nonce, effect.address, effect.path_id, now_ns)
         challenge = fr.Challenge(path_id=effect.path_id, rebind=effect.rebind, nonce=nonce)
         self.send(now_ns, live, effect.address, challenge)
 
@@ -455,15 +490,15 @@ class Sessions:
     # --- out: keys --------------------------------------------------------------------------------------------
 
     def _start_handshake(self, now_ns: int, live: Live, effect: fx.StartHandshake) -> None:
-        self.on_handshake(now_ns, live, live.addresses.get(self._on_path(live, effect.path_id)))
+        self.on_handshake(now_ns, live, live.at(self._on_path(live, effect.path_id)))
 
     def _initiate_to(self, now_ns: int, live: Live, effect: fx.InitiateTo) -> None:
-        to = live.addresses.get(effect.address)
+        to = live.at(effect.address)
         if to is not None:
             self.on_handshake(now_ns, live, to)
 
     def _start_rekey(self, now_ns: int, live: Live, effect: fx.StartRekey) -> None:
-        self.on_rekey(now_ns, live, live.addresses.get(self._on_path(live, effect.path_id)))
+        self.on_rekey(now_ns, live, live.at(self._on_path(live, effect.path_id)))
 
     def _erase_keys(self, now_ns: int, live: Live, effect: fx.EraseKeys) -> None:
         live.peer.renews = False

@@ -100,6 +100,11 @@ class CookieJar:
         self._expires_ns = now_ns + lifetime_ns
         self._mac1 = b""
 
+    @property
+    def full(self) -> bool:
+        """Whether it has a cookie, fresh or stale."""
+        return bool(self._cookie)
+
     def current(self, now_ns: int) -> bytes | None:
         """The cookie for mac2, or None when there is none younger than two minutes."""
         return self._cookie if self._cookie and now_ns < self._expires_ns else None

@@ -162,6 +162,8 @@ class PeerHandshake:
         """A handshake of either side has its proof: of two that crossed one is enough."""
         self.cancel()
         self._awaited_ns = None
+        if self._jar is not None and not self._jar.full:
+            self._jar = None  # nobody is asked for a cookie any more
 
     # --- the peer's initiation ------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class Standing:
         for path_id in (1, 2):
             self._feed(live, inp.PathMeasured(path_id, 21_345, 1_234, 987, 0, 500, 0, 40, 40))
         self._feed(live, inp.PeerBinding(live.core.epoch, live.core.bound_id))
-        live.nonces.clear()
+        live.nonces = None
         assert live.core.state is State.ATTACHED
         assert [path.has(VALIDATED) for path in live.core.paths] == [True, True]
         return live

@@ -41,7 +41,7 @@ def handshake(bench: Bench, path_id: int, name: str) -> None:
     """Answered by the gateway on that path, and greeted as every new keypair is."""
     greeting = bench.keeper.greeting
     greeting.renewed(T0, bench.live, path_id, name, bench.at(path_id))
-    bench.live.addresses[name] = bench.at(path_id)
+    bench.live.know(name, bench.at(path_id))
     greeting.say_hello(T0, bench.live, 7, path_id, name, bench.at(path_id))
 
 

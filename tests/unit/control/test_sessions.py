@@ -78,7 +78,7 @@ class Bench:
         sessions.feed(T0, live, inp.Confirmed("one"))
         sessions.open_paths(T0, live)
         sessions.bind_again(T0, live)
-        live.addresses["two"] = self.at(2)
+        live.know("two", self.at(2))
         self.feed(inp.PathAdded(2, "two"), live)
         for path_id in (1, 2):
             self.feed(inp.PathAnswered(path_id), live)
@@ -152,7 +152,7 @@ def plugged_in_again(bench: Bench, path_id: int, key: str, to: tuple[str, int], 
     path = SimpleNamespace(path_id=path_id, candidate=candidate, endpoint=to, socket_id=socket_id)
     bench.keeper.transports = {bench.live.slot: SimpleNamespace(paths=lambda: [path])}  # type: ignore[dict-item]
     bench.keeper.refresh(T0, bench.live)
-    assert bench.live.addresses[key] == dp.Endpoint.of(*to, socket_id)
+    assert bench.live.at(key) == dp.Endpoint.of(*to, socket_id)
 
 
 def test_a_path_whose_device_was_plugged_in_again_has_another_socket(bench: Bench) -> None:
@@ -173,7 +173,7 @@ def test_a_stock_session_follows_its_device_too(bench: Bench) -> None:
         fresh.bind(("127.0.0.1", 0))
         bench.live.has_paths = False
         plugged_in_again(bench, 1, "one", ("127.0.0.1", 9001), fresh)
-        assert bench.engine.endpoint(bench.live.slot) == bench.live.addresses["one"]
+        assert bench.engine.endpoint(bench.live.slot) == bench.live.at("one")
 
 
 def test_the_probe_budget_of_the_policy_is_the_data_planes(bench: Bench) -> None:
