@@ -149,7 +149,7 @@ def test_a_socket_error_finds_its_transports(bench: Bench) -> None:
 def plugged_in_again(bench: Bench, path_id: int, key: str, to: tuple[str, int], sock: socket.socket) -> None:
     """A path's device is another one to the kernel, so it has another socket."""
     candidate, socket_id = SimpleNamespace(key=key), bench.engine.add_socket(sock.fileno())
-    path = SimpleNamespace(path_id=path_id, candidate=candidate, endpoint=to, socket_id=socket_id)
+    path = SimpleNamespace(path_id=path_id, candidate=candidate, to=dp.Endpoint.of(*to, socket_id))
     bench.keeper.transports = {bench.live.slot: SimpleNamespace(paths=lambda: [path])}  # type: ignore[dict-item]
     bench.keeper.refresh(T0, bench.live)
     assert bench.live.at(key) == dp.Endpoint.of(*to, socket_id)
