@@ -128,14 +128,19 @@ class Sitting:
     def attach(self, callers: Callers, count: int) -> None:
         """So many sessions, and what one costs."""
         before, used = self.gateway.memory_bytes(), self.gateway.processor_s()
-        took_s = callers.attach(count, 0.2 * count + 60)
-        callers.stay(2)
-        grown = self.gateway.memory_bytes() - before
+        took_s = callers.attach(count // 2, 0.2 * count + 60)
+        callers.stay(1)
+        half = self.gateway.memory_bytes()
+        took_s += callers.attach(count - count // 2, 0.2 * count + 60)
+        callers.stay(1)
+        after = self.gateway.memory_bytes()
         self.figures |= {
             "sessions": count,
             "attach_s": round(took_s, 1),
             "attach_cpu_ms": round(1000 * (self.gateway.processor_s() - used) / count, 3),
-            "session_bytes": round(grown / count),
+            "session_bytes": round((after - before) / count),
+            # Of the second half: without what the first sessions bring along (rings, caches, the tail of events).
+            "session_bytes_later": round((after - half) / (count - count // 2)),
         }
 
     def stay(self, callers: Callers, seconds: float, count: int) -> None:

@@ -183,3 +183,20 @@ def test_the_probe_budget_of_the_policy_is_the_data_planes(bench: Bench) -> None
     assert bench.engine.idle_paths > 0
     ClientKeeper(bench.engine, Nowhere(), Policy(probe_budget=1), os.urandom, bytes(16))
     assert bench.engine.idle_interval_ns == bench.engine.idle_paths * NS_PER_S
+
+
+def test_a_deadline_that_moved_is_no_timer(bench: Bench) -> None:
+    """New keys move what is due; the queue's entry looks again and nothing is written down of it."""
+    timed: list[int] = []
+    sessions, live = bench.keeper.sessions, bench.live
+    sessions.on_rekey = lambda now_ns, live, to: None
+    sessions._sink.timed = lambda session, turn: timed.append(turn.now_ns)  # type: ignore[method-assign]
+    old_ns = sessions.next_deadline_ns
+    assert old_ns is not None
+    sessions.feed(T0 + 60 * NS_PER_S, live, inp.KeyInstalled())
+    sessions.timer_due(old_ns, 16)
+    assert timed == []
+    moved_ns = sessions.next_deadline_ns
+    assert moved_ns is not None and moved_ns > old_ns
+    sessions.timer_due(moved_ns, 16)
+    assert timed == [moved_ns]
