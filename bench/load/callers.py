@@ -202,10 +202,11 @@ class Callers:
         if isinstance(frame, fr.Welcome):
             self._welcomed(now_ns, one, event, frame)
         elif isinstance(frame, fr.Challenge):
-            answer = fr.encode((fr.Response(path_id=frame.path_id, nonce=frame.nonce),))
-            self._engine.send_control(one.slot, 0, None, answer, now_ns, frame.path_id)
-            self.ready += frame.path_id == 2 and not one.ready
-            one.ready = one.ready or frame.path_id == 2
+            path_id = 1 + self._ids.index(event.source.socket_id)
+            answer = fr.encode((fr.Response(path_id=path_id, nonce=frame.nonce),))
+            self._engine.send_control(one.slot, 0, None, answer, now_ns, path_id)
+            self.ready += path_id == 2 and not one.ready
+            one.ready = one.ready or path_id == 2
         elif isinstance(frame, fr.ReattachAck):
             one.epoch = frame.binding_epoch
             self._engine.bind(one.slot, frame.path_id, frame.binding_epoch, now_ns)

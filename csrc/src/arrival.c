@@ -19,7 +19,7 @@ static bool may_notice(struct jv_engine *e, struct jv_session *s) {
 /* What comes from there is what may be sent there, three times over (protocol.md §4); what it names no path
  * for is the path's once it moves there. */
 static void credit_visitor(struct jv_engine *e, const struct jv_arrival *a) {
-    struct jv_visitor *v = jv_visitor_take(a->session->paths, &a->msg->from, e->now_ns);
+    struct jv_visitor *v = jv_visitor_take(&e->lodge, a->session->paths, &a->msg->from, e->now_ns);
     if (!v)
         return;
     v->heard_ns = e->now_ns;

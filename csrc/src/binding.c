@@ -107,13 +107,14 @@ static void move(struct jv_engine *e, struct jv_path *path, const struct jv_endp
 }
 
 /* What came from there while it was validated arrived on this path. */
-static void settle_visitor(struct jv_paths *p, struct jv_path *path, uint64_t now_ns) {
-    struct jv_visitor *v = jv_visitor_at(p, &path->endpoint, now_ns);
+static void settle_visitor(struct jv_engine *e, struct jv_paths *p, struct jv_path *path) {
+    struct jv_visitor *v = jv_visitor_at(p, &path->endpoint, e->now_ns);
     if (!v)
         return;
     path->rx_packets += v->rx_packets;
     path->rx_bytes += v->rx_bytes;
     *v = (struct jv_visitor){.heard_ns = 0};
+    jv_visitors_leave(&e->lodge, p, e->now_ns);
 }
 
 static void unbind(struct jv_session *s) {
@@ -147,7 +148,7 @@ int jv_engine_set_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, cons
             return -ENOSPC;
         begin(e, s->paths, path, path_id, at);
     }
-    settle_visitor(s->paths, path, now_ns);
+    settle_visitor(e, s->paths, path);
     jv_paths_arm(e, s);
     return 0;
 }
@@ -165,7 +166,7 @@ int jv_engine_drop_path(struct jv_engine *e, uint32_t slot, uint8_t path_id) {
 
 void jv_paths_close(struct jv_engine *e, struct jv_session *s) {
     jv_paths_uncount(e, s);
-    free(s->paths);
+    jv_paths_free(s->paths);
     s->paths = NULL;
     s->due.paths_ns = 0;
 }
@@ -337,7 +338,7 @@ int jv_engine_copy_to(struct jv_engine *e, uint32_t slot, const struct jv_endpoi
         return -ENOENT;
     if (need_paths(e, s, 1) != 0)
         return -ENOMEM;
-    struct jv_visitor *v = jv_visitor_take(s->paths, to, now_ns);
+    struct jv_visitor *v = jv_visitor_take(&e->lodge, s->paths, to, now_ns);
     if (!v)
         return -EBUSY;
     v->earned_bytes += credit_bytes;
@@ -351,7 +352,7 @@ int jv_engine_stop_copy(struct jv_engine *e, uint32_t slot, const struct jv_endp
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s || !s->paths)
         return -ENOENT;
-    for (unsigned i = 0; i < JV_VISITORS_MAX; i++)
+    for (unsigned i = 0; s->paths->visitor && i < JV_VISITORS_MAX; i++)
         if (jv_endpoint_same_remote(&s->paths->visitor[i].endpoint, to))
             s->paths->visitor[i].copy_until_ns = 0;
     return 0;

@@ -85,6 +85,8 @@ static void fire(struct jv_engine *e, struct jv_session *s) {
         erase_due(e, s);
     if (s->due.paths_ns && s->due.paths_ns <= now_ns)
         jv_paths_run(e, s);
+    if (s->paths && s->paths->visitor)
+        jv_visitors_leave(&e->lodge, s->paths, now_ns);
     jv_session_expire(s, now_ns, e->limits.reject_after_ns);
     jv_clock_arm(e, s);
 }
@@ -96,6 +98,7 @@ static void on_timer(void *engine, struct jv_timer *timer) {
 void jv_clock_run(struct jv_engine *e, uint32_t sessions_max) {
     (void)jv_wheel_advance(&e->wheel, e->now_ns, sessions_max, on_timer, e);
     jv_table_stock_windows(e->table);
+    jv_lodge_stock(&e->lodge);
 }
 
 void jv_engine_tick(struct jv_engine *e, uint64_t now_ns) {

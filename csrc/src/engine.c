@@ -56,6 +56,8 @@ static int open_parts(struct jv_engine *e, const struct jv_engine_config *config
     e->controls = jv_ring_new(JV_RING_CONTROL_BYTES);
     if (!e->table || !e->routes || !e->gate || !e->handshakes || !e->strangers || !e->events || !e->controls)
         return -1;
+    jv_table_stock_windows(e->table);
+    jv_lodge_stock(&e->lodge);
     return jv_worker_init(&e->own, e, 0, config->workers == 0);
 }
 
@@ -123,6 +125,7 @@ void jv_engine_free(struct jv_engine *e) {
     jv_ring_free(e->events);
     jv_ring_free(e->controls);
     jv_stage_free(&e->stage);
+    jv_lodge_free(&e->lodge);
     (void)pthread_mutex_destroy(&e->lock);
     free(e);
 }

@@ -194,6 +194,7 @@ struct jv_engine {
     uint32_t mtu_bytes;
     struct jv_limits limits;
     struct jv_wheel wheel;
+    struct jv_lodge lodge;
     struct jv_stage stage;
     struct jv_socket sockets[JV_SOCKETS_MAX];
     struct jv_counters counters, told; /* told: the copy that a reader has */

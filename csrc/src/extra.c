@@ -42,7 +42,7 @@ void jv_extra_train(struct jv_engine *e, struct jv_session *s, const struct jv_t
         send_again(e, train, &second->endpoint, JV_CTR_TX_DUPLICATES);
         jv_paths_sent(e, s, second, datagrams(train), train->len, true);
     }
-    for (unsigned i = 0; i < JV_VISITORS_MAX; i++) {
+    for (unsigned i = 0; p->visitor && i < JV_VISITORS_MAX; i++) {
         struct jv_visitor *v = &p->visitor[i];
         if (e->now_ns >= v->copy_until_ns)
             continue;

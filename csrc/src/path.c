@@ -51,13 +51,61 @@ struct jv_path *jv_paths_at(struct jv_paths *p, const struct jv_endpoint *from) 
 /* --- addresses that are no path
  * ------------------------------------------------------------------------------ */
 
+static struct jv_visitor *take_slots(struct jv_lodge *lodge) {
+    struct jv_visitor *const slots = lodge->spare;
+    if (!slots)
+        return NULL;
+    memcpy(&lodge->spare, slots, sizeof lodge->spare);
+    memset(slots, 0, sizeof *slots);
+    lodge->spares--;
+    return slots;
+}
+
+static void give_slots(struct jv_lodge *lodge, struct jv_visitor *slots) {
+    memset(slots, 0, JV_VISITORS_MAX * sizeof *slots);
+    memcpy(slots, &lodge->spare, sizeof lodge->spare);
+    lodge->spare = slots;
+    lodge->spares++;
+}
+
+void jv_lodge_stock(struct jv_lodge *lodge) {
+    while (lodge->spares < JV_LODGE_SPARES) {
+        struct jv_visitor *const slots = malloc(JV_VISITORS_MAX * sizeof *slots);
+        if (!slots)
+            return;
+        give_slots(lodge, slots);
+    }
+}
+
+void jv_lodge_free(struct jv_lodge *lodge) {
+    for (struct jv_visitor *slots; (slots = take_slots(lodge));)
+        free(slots);
+}
+
+static bool in_use(const struct jv_visitor *v, uint64_t now_ns) {
+    return (v->heard_ns && now_ns - v->heard_ns < JV_VISITOR_TTL_NS) || now_ns < v->copy_until_ns;
+}
+
+void jv_visitors_leave(struct jv_lodge *lodge, struct jv_paths *p, uint64_t now_ns) {
+    for (unsigned i = 0; p->visitor && i < JV_VISITORS_MAX; i++)
+        if (in_use(&p->visitor[i], now_ns))
+            return;
+    if (!p->visitor)
+        return;
+    if (lodge->spares < JV_LODGE_SPARES)
+        give_slots(lodge, p->visitor);
+    else
+        free(p->visitor);
+    p->visitor = NULL;
+}
+
 static bool is_visitor(const struct jv_visitor *v, const struct jv_endpoint *at, uint64_t now_ns) {
     return v->heard_ns && now_ns - v->heard_ns < JV_VISITOR_TTL_NS && v->endpoint.socket == at->socket &&
            jv_endpoint_same_remote(&v->endpoint, at);
 }
 
 struct jv_visitor *jv_visitor_at(struct jv_paths *p, const struct jv_endpoint *at, uint64_t now_ns) {
-    for (unsigned i = 0; i < JV_VISITORS_MAX; i++)
+    for (unsigned i = 0; p->visitor && i < JV_VISITORS_MAX; i++)
         if (is_visitor(&p->visitor[i], at, now_ns))
             return &p->visitor[i];
     return NULL;
@@ -72,10 +120,13 @@ static struct jv_visitor *weakest(struct jv_paths *p, uint64_t now_ns) {
     return oldest->heard_ns == 0 || now_ns - oldest->heard_ns >= JV_VISITOR_SILENT_NS ? oldest : NULL;
 }
 
-struct jv_visitor *jv_visitor_take(struct jv_paths *p, const struct jv_endpoint *at, uint64_t now_ns) {
+struct jv_visitor *jv_visitor_take(struct jv_lodge *lodge, struct jv_paths *p, const struct jv_endpoint *at,
+                                   uint64_t now_ns) {
     struct jv_visitor *v = jv_visitor_at(p, at, now_ns);
     if (v)
         return v;
+    if (!p->visitor && !(p->visitor = take_slots(lodge)))
+        return NULL;
     v = weakest(p, now_ns);
     if (v)
         *v = (struct jv_visitor){.endpoint = *at, .heard_ns = now_ns};

@@ -2,6 +2,8 @@
 /* The table of sessions, and the only place where keypairs rotate (whitepaper §6.3, kernel noise.c). */
 #include "jv/session.h"
 
+#include "jv/path.h"
+
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -21,7 +23,7 @@ struct jv_table {
 };
 
 static uint32_t first_bits(const struct jv_table *t) {
-    return t->window_bits < JV_REPLAY_BITS_SMALL ? t->window_bits : JV_REPLAY_BITS_SMALL;
+    return t->window_bits <= JV_REPLAY_BITS_SMALL ? t->window_bits : JV_REPLAY_BITS_FIRST;
 }
 
 struct jv_table *jv_table_new(uint32_t capacity, uint32_t window_bits,
@@ -125,7 +127,7 @@ void jv_table_free(struct jv_table *t) {
         return;
     for (uint32_t slot = 0; slot < t->touched; slot++) {
         jv_session_erase(&t->rows[slot]);
-        free(t->rows[slot].paths);
+        jv_paths_free(t->rows[slot].paths);
     }
     for (uint64_t *spare; (spare = take_spare(t));)
         free(spare);
@@ -160,7 +162,7 @@ uint32_t jv_table_count(const struct jv_table *t) {
 
 void jv_table_remove(struct jv_table *t, struct jv_session *s) {
     jv_session_erase(s);
-    free(s->paths);
+    jv_paths_free(s->paths);
     s->paths = NULL;
     s->used = false;
     s->next_free = t->free_head;

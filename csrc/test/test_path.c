@@ -497,7 +497,37 @@ static void answers_out_of_order(void) {
     CHECK(jv_path_answered(&p, 5, 0, 0, 80, now_ns + 2 * SECOND_NS) && p.misses == 0);
 }
 
+/* Nothing is allocated where a visitor is met: it gets what was made ready, or nothing; who left gives it
+ * back. */
+static void slots_for_visitors_are_lent(void) {
+    struct jv_lodge lodge = {0};
+    struct jv_endpoint at = {.socket = 1};
+    struct jv_paths *p = jv_paths_resize(NULL, 2), *q = jv_paths_resize(NULL, 2);
+    CHECK(p && q && !p->visitor && !jv_visitor_at(p, &at, SECOND_NS));
+    CHECK(!jv_visitor_take(&lodge, p, &at, SECOND_NS));
+    jv_lodge_stock(&lodge);
+    CHECK(lodge.spares == JV_LODGE_SPARES);
+    struct jv_visitor *v = jv_visitor_take(&lodge, p, &at, SECOND_NS);
+    CHECK(v && v->earned_bytes == 0 && lodge.spares == JV_LODGE_SPARES - 1);
+    v->earned_bytes = 100;
+    v->copy_until_ns = 20 * SECOND_NS;
+    jv_visitors_leave(&lodge, p, SECOND_NS);
+    CHECK(jv_visitor_at(p, &at, 2 * SECOND_NS) == v);
+    jv_visitors_leave(&lodge, p, 19 * SECOND_NS); /* silent for long, but copied to */
+    CHECK(p->visitor);
+    jv_visitors_leave(&lodge, p, 20 * SECOND_NS);
+    CHECK(!p->visitor && lodge.spares == JV_LODGE_SPARES);
+    v = jv_visitor_take(&lodge, q, &at,
+                        21 * SECOND_NS); /* the same memory, and nothing of the other's in it */
+    CHECK(v && v->earned_bytes == 0 && v->copy_until_ns == 0);
+    jv_paths_free(p);
+    jv_paths_free(q);
+    jv_lodge_free(&lodge);
+    CHECK(lodge.spares == 0);
+}
+
 int main(void) {
+    RUN(slots_for_visitors_are_lent);
     RUN(estimators);
     RUN(answers_out_of_order);
     RUN(probes_measure_every_path);

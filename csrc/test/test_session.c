@@ -171,7 +171,7 @@ static void a_window_grows_into_what_is_kept_ready(void) {
     (void)install(t, s, true, 10);
     CHECK(jv_replay_commit(&s->current->window, 5) == JV_REPLAY_OK);
     jv_table_grow_window(t, s->current);
-    CHECK(window(s->current) == JV_REPLAY_BITS_SMALL);
+    CHECK(window(s->current) == JV_REPLAY_BITS_FIRST);
     jv_table_stock_windows(t);
     jv_table_grow_window(t, s->current);
     CHECK(window(s->current) == JV_REPLAY_BITS_DEFAULT);
@@ -185,7 +185,7 @@ static void a_window_grows_into_what_is_kept_ready(void) {
         (void)install(t, s, true, 20 + i);
         jv_table_grow_window(t, s->current);
         CHECK(window(s->current) ==
-              (i < JV_SPARE_WINDOWS - 1 ? JV_REPLAY_BITS_DEFAULT : JV_REPLAY_BITS_SMALL));
+              (i < JV_SPARE_WINDOWS - 1 ? JV_REPLAY_BITS_DEFAULT : JV_REPLAY_BITS_FIRST));
     }
     jv_table_free(t);
 }

@@ -142,9 +142,9 @@ static void the_whole_window_comes_with_traffic(void) {
     struct bed b;
     bed_window_bits = JV_REPLAY_BITS_DEFAULT;
     bed_open(&b);
-    CHECK(window(&b) == JV_REPLAY_BITS_SMALL - 64);
-    CHECK(flood(&b, 30000, 20 * MS) > 500);
-    CHECK(window(&b) == JV_REPLAY_BITS_SMALL - 64);
+    CHECK(window(&b) == JV_REPLAY_BITS_FIRST - 64);
+    CHECK(flood(&b, 15000, 20 * MS) > 250);
+    CHECK(window(&b) == JV_REPLAY_BITS_FIRST - 64);
     CHECK(flood(&b, 30000, 100 * MS) > 2900);
     CHECK(window(&b) == JV_REPLAY_BITS_DEFAULT - 64);
     n_kept = 0;

@@ -14,6 +14,8 @@
 #include "jv/common.h"
 #include "jv/endpoint.h"
 
+#include <stdlib.h>
+
 #define JV_PATHS_MAX    8 /* transport.max_candidates */
 #define JV_VISITORS_MAX 3 /* security.unvalidated_slots */
 #define JV_OPEN_PROBES  8 /* 30 ms apart they cover a PTO of 240 ms; a longer PTO spaces them out */
@@ -175,10 +177,30 @@ struct jv_paths {
     uint64_t probe_seq;             /* of PMTU probes */
     struct jv_thresholds thresholds;
     struct jv_pmtu pmtu;
-    struct jv_visitor visitor[JV_VISITORS_MAX];
+    struct jv_visitor *visitor; /* JV_VISITORS_MAX slots, NULL while nobody uses one */
     struct jv_recent recent[JV_RECENT_MAX];
     struct jv_path row[]; /* capacity rows; a free one has id 0 */
 };
+
+/* Slots for visitors that are kept ready, since the packet path allocates nothing and most sessions never
+ * have any. A session that finds none is one whose slots are all taken: the visitor's next packet asks again.
+ */
+struct jv_lodge {
+    struct jv_visitor *spare; /* linked through their first bytes */
+    unsigned spares;
+};
+#define JV_LODGE_SPARES 512u
+
+/* Takes memory: not on the packet path. */
+void jv_lodge_stock(struct jv_lodge *lodge);
+void jv_lodge_free(struct jv_lodge *lodge);
+/* Gives the slots of a session back once nobody uses them any more. */
+void jv_visitors_leave(struct jv_lodge *lodge, struct jv_paths *p, uint64_t now_ns);
+static inline void jv_paths_free(struct jv_paths *p) {
+    if (p)
+        free(p->visitor);
+    free(p);
+}
 
 /* A block of 1 to JV_PATHS_MAX rows; `from` (may be NULL) is freed after its content moved. NULL when memory
  * is short: `from` is then as it was. */
@@ -193,7 +215,8 @@ struct jv_path *jv_paths_at(struct jv_paths *p, const struct jv_endpoint *from);
 /* The slot of an address, or NULL. */
 struct jv_visitor *jv_visitor_at(struct jv_paths *p, const struct jv_endpoint *at, uint64_t now_ns);
 /* The same, taking a slot if need be; NULL while all are busy. Only for authenticated packets. */
-struct jv_visitor *jv_visitor_take(struct jv_paths *p, const struct jv_endpoint *at, uint64_t now_ns);
+struct jv_visitor *jv_visitor_take(struct jv_lodge *lodge, struct jv_paths *p, const struct jv_endpoint *at,
+                                   uint64_t now_ns);
 /* Charges `bytes` to the slot's budget; false, and nothing charged, when they are beyond it. */
 bool jv_visitor_spend(struct jv_visitor *v, uint64_t bytes);
 

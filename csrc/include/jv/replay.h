@@ -8,7 +8,8 @@
 #include "jv/common.h"
 
 #define JV_REPLAY_BITS_CONTROL 1024  /* control frames: few and slow */
-#define JV_REPLAY_BITS_SMALL   2048  /* idle sessions of a large gateway */
+#define JV_REPLAY_BITS_FIRST   1024  /* what a keypair of a larger window begins with */
+#define JV_REPLAY_BITS_SMALL   2048  /* up to here a window begins as large as it gets */
 #define JV_REPLAY_BITS_DEFAULT 8192  /* as WireGuard; 93 ms at 1 Gb/s */
 #define JV_REPLAY_BITS_LARGE   65536 /* several paths of different delay at speed */
 

@@ -19,9 +19,9 @@
 #include "jv/replay.h"
 #include "jv/wheel.h"
 
-/* A keypair's window begins with JV_REPLAY_BITS_SMALL and gets its whole size with this counter, since most
+/* A keypair's window begins with JV_REPLAY_BITS_FIRST and gets its whole size with this counter, since most
  * keypairs of a large gateway carry next to nothing. Half of the small one is left for stragglers. */
-#define JV_WINDOW_WHOLE_AT (JV_REPLAY_BITS_SMALL / 2)
+#define JV_WINDOW_WHOLE_AT (JV_REPLAY_BITS_FIRST / 2)
 /* Whole bitmaps that are kept ready, since the packet path allocates nothing: so many sessions may begin to
  * carry data between two ticks. One that finds none goes on with its small window and asks again. */
 #define JV_SPARE_WINDOWS 128u
