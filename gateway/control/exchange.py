@@ -10,13 +10,13 @@ The clock, randomness and the loop belong to the tunnel; every method is told th
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway import wire
 from gateway.constants import NS_PER_S
+from gateway.control.duequeue import DueQueue
 from gateway.control.eager import EARLY_NS, Eager
 from gateway.control.peers import Peer, PeerTable
 from gateway.dataplane.engine import Endpoint, Engine, Event
@@ -125,8 +125,7 @@ class Exchange:
         self._unix_ns = unix_ns
         self._timestamps = timestamps
         self.keeper = keeper
-        self._queue: list[tuple[int, int, Peer]] = []
-        self._order = 0
+        self.due: DueQueue[Peer] = DueQueue()
         self.counters: Counter[str] = Counter()
         # Called when an attempt has to be repeated: the client looks its gateway's name up again.
         self.on_retry: Callable[[Peer], None] = lambda peer: None
@@ -359,24 +358,20 @@ class Exchange:
         self._engine.gave_up(peer.slot)
 
     def _arm(self, peer: Peer, deadline_ns: int | None) -> None:
-        peer.deadline_ns = deadline_ns
-        if deadline_ns is not None:
-            self._order += 1
-            heapq.heappush(self._queue, (deadline_ns, self._order, peer))
+        if deadline_ns is None:
+            peer.deadline_ns = None
+        else:
+            self.due.arm(peer, deadline_ns)
 
     @property
     def next_deadline_ns(self) -> int | None:
-        """When `timer_due` has work, None when never. Entries whose peer was armed anew are passed over."""
-        while self._queue and self._queue[0][2].deadline_ns != self._queue[0][0]:
-            heapq.heappop(self._queue)
-        return self._queue[0][0] if self._queue else None
+        """When `timer_due` has work, None when never."""
+        return self.due.next_ns
 
     def timer_due(self, now_ns: int, most: int) -> None:
         """Repeat or end up to `most` attempts that are due."""
         while most > 0 and (deadline_ns := self.next_deadline_ns) is not None and deadline_ns <= now_ns:
-            peer = heapq.heappop(self._queue)[2]
-            peer.deadline_ns = None
-            self._due(now_ns, peer)
+            self._due(now_ns, self.due.pop())
             most -= 1
 
     def _due(self, now_ns: int, peer: Peer) -> None:

@@ -8,11 +8,11 @@ Rule 2: the core knows addresses as text; which socket and sockaddr a text means
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, cast
 
 from gateway import frames as fr
+from gateway.control.duequeue import DueQueue
 from gateway.control.keyuse import KeyUse
 from gateway.control.peers import Peer
 from gateway.core import driver
@@ -166,8 +166,7 @@ class Sessions:
         self._random = random_bytes
         self._by_slot: list[Live | None] = []  # slots are handed out from 0 on
         self._count = 0
-        self._queue: list[tuple[int, int, Live]] = []
-        self._order = 0
+        self.due: DueQueue[Live] = DueQueue()
         self.on_ended: Callable[[int, Live], None] = lambda now_ns, live: None
         self.on_persist: Callable[[int, Live], None] = lambda now_ns, live: None
         # The answer to an operator's PING: its token.
@@ -285,8 +284,7 @@ class Sessions:
         of 100,000 idle ones each rekey moves the deadline.
         """
         while most > 0 and (at := self.next_deadline_ns) is not None and at <= now_ns:
-            live = heapq.heappop(self._queue)[2]
-            live.deadline_ns = None
+            live = self.due.pop()
             due_ns = driver.next_deadline(live.core)
             if due_ns is not None and due_ns <= now_ns:
                 self.run_timers(now_ns, live)
@@ -302,10 +300,8 @@ class Sessions:
 
     @property
     def next_deadline_ns(self) -> int | None:
-        """When `timer_due` has work. Entries of sessions that were armed anew are passed over."""
-        while self._queue and self._queue[0][2].deadline_ns != self._queue[0][0]:
-            heapq.heappop(self._queue)
-        return self._queue[0][0] if self._queue else None
+        """When `timer_due` has work."""
+        return self.due.next_ns
 
     def _carry_out(self, now_ns: int, live: Live, turn: Turn) -> None:
         for effect in turn.effects:
@@ -327,9 +323,7 @@ class Sessions:
         if at is None or (live.deadline_ns is not None and live.deadline_ns <= at):
             live.deadline_ns = live.deadline_ns if at is not None else None
             return
-        live.deadline_ns = at
-        self._order += 1
-        heapq.heappush(self._queue, (at, self._order, live))
+        self.due.arm(live, at)
 
     # --- out: binding and paths -------------------------------------------------------------------------------
 
