@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -21,6 +22,7 @@ R = TypeVar("R", bound="Record")
 
 _FAMILY_BYTES: Final = {4: 4, 6: 16}
 _IP_BYTES: Final = 16
+_FEW: Final = 64
 
 
 class Fault(enum.StrEnum):
@@ -163,20 +165,21 @@ class Ip(Kind):
 
 
 class Nested(Kind):
-    """Another record, written in place."""
+    """Another record, written in place. ``few``: the same ones again and again, so their bytes are kept."""
 
-    __slots__ = ("max_bytes", "min_bytes", "of")
+    __slots__ = ("_pack", "max_bytes", "min_bytes", "of")
 
-    def __init__(self, of: type[Record]) -> None:
+    def __init__(self, of: type[Record], *, few: bool = False) -> None:
         self.of = of
         self.min_bytes, self.max_bytes = size_range_bytes(of)
+        self._pack = functools.lru_cache(maxsize=_FEW)(pack) if few else pack
 
     def check(self, name: str, value: Any) -> None:
         if not isinstance(value, self.of):
             raise TypeError(f"{name} must be {self.of.__name__}")
 
     def pack(self, value: Any) -> bytes:
-        return pack(value)
+        return self._pack(value)
 
     def unpack(self, body: bytes, at: int) -> tuple[Any, int]:
         return unpack(self.of, body, at)

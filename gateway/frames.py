@@ -260,7 +260,7 @@ class Welcome(Frame):
     state_version: int = column(U64)
     last_attempt_id: int = column(U64)
     suite: int = column(U8_NOT_0)
-    policy: PolicySnapshot = column(Nested(PolicySnapshot))  # noqa: RUF009
+    policy: PolicySnapshot = column(Nested(PolicySnapshot, few=True))  # noqa: RUF009
     inner_addresses: tuple[InnerAddress, ...] = column(ListOf(Nested(InnerAddress), 0, INNER_ADDRESSES_MAX))
     endpoints: tuple[Endpoint, ...] = column(ListOf(Nested(Endpoint), 0, ENDPOINTS_MAX))
     observed: Endpoint = column(Nested(Endpoint))  # noqa: RUF009

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import operator
 import os
 import sqlite3
 import threading
@@ -35,6 +36,7 @@ PENDING_MAX: Final = 1 << 18
 RETRY_S: Final = 1.0
 
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Stored))
+_VALUES: Final = operator.attrgetter(*_FIELDS)
 _TYPES: Final = typing.get_type_hints(Stored)
 _COLUMNS: Final = ("peer_key", *_FIELDS, "instance", "saved_unix_ns")
 _SCHEMA: Final = (
@@ -95,7 +97,7 @@ class Store:
 
     def save_session(self, peer_key: bytes, record: Stored, instance: bytes, unix_ns: int) -> None:
         """The latest snapshot of a peer's session."""
-        self._put(("sessions", peer_key), (peer_key, *_flat(record), instance, unix_ns))
+        self._put(("sessions", peer_key), (peer_key, record, instance, unix_ns))
 
     def forget_session(self, peer_key: bytes) -> None:
         """The session ended, or the peer was removed."""
@@ -310,14 +312,14 @@ def _statements(group: dict[Key, Row]) -> Iterator[tuple[str, list[tuple[Any, ..
         if row is None:
             forgets.setdefault(table, []).append((key,))
         else:
-            saves.setdefault(table, []).append(row)
+            saves.setdefault(table, []).append(_flat(*row) if table == "sessions" else row)
     yield from ((_SAVE[table], rows) for table, rows in saves.items())
     yield from ((_FORGET[table], rows) for table, rows in forgets.items())
 
 
-def _flat(record: Stored) -> tuple[Any, ...]:
-    """The columns of a record. 64-bit counters (attempt_id) go into SQLite's signed integers by two's complement."""
-    return tuple(_column(getattr(record, name)) for name in _FIELDS)
+def _flat(peer_key: bytes, record: Stored, instance: bytes, unix_ns: int) -> tuple[Any, ...]:
+    """The columns of a session. 64-bit counters (attempt_id) go into SQLite's signed integers by two's complement."""
+    return (peer_key, *(_column(value) for value in _VALUES(record)), instance, unix_ns)
 
 
 def _column(value: Any) -> Any:
