@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -33,6 +34,9 @@ class GatewayKeeper(SessionKeeper):
         self._policies = _by_roaming(policy)
         self.reception = Reception(engine, self.sessions, self.policy_of)
         self._takeovers: dict[int, Peer] = {}
+        self._hello_due: list[
+            tuple[int, int]
+        ] = []  # a time and whose it is; passed over once a HELLO has come
 
     def policy_of(self, peer: Peer) -> Policy:
         """The process's policy with the peer's roaming."""
@@ -80,8 +84,10 @@ class GatewayKeeper(SessionKeeper):
         self._watch_for_hello(peer)
 
     def _watch_for_hello(self, peer: Peer) -> None:
-        if any(birth.hello_by_ns for birth in peer.births):
+        due_ns = _takeover_ns(peer)
+        if due_ns:
             self._takeovers[peer.slot] = peer
+            heapq.heappush(self._hello_due, (due_ns, peer.slot))
 
     def noticed(self, now_ns: int, peer: Peer, event: dp.Event) -> None:
         live = self.sessions.of(peer.slot)
@@ -126,17 +132,25 @@ class GatewayKeeper(SessionKeeper):
 
     def timer_due(self, now_ns: int, most: int) -> None:
         super().timer_due(now_ns, most)
-        for slot, peer in list(self._takeovers.items()):
+        while most > 0 and (due_ns := self._next_hello_ns()) is not None and due_ns <= now_ns:
+            peer = self._takeovers.pop(heapq.heappop(self._hello_due)[1])
             if _takeover_ns(peer) <= now_ns:
-                del self._takeovers[slot]
                 self.reception.takeover_due(now_ns, peer)
-                self._watch_for_hello(peer)
+            self._watch_for_hello(peer)
+            most -= 1
+
+    def _next_hello_ns(self) -> int | None:
+        """Until when the first of those that owe a HELLO has to say it."""
+        while self._hello_due and self._hello_due[0][1] not in self._takeovers:
+            heapq.heappop(self._hello_due)
+        return self._hello_due[0][0] if self._hello_due else None
 
     @property
     def next_deadline_ns(self) -> int | None:
-        due = [_takeover_ns(peer) for peer in self._takeovers.values()]
-        sessions_ns = self.sessions.next_deadline_ns
-        return min((at for at in (*due, sessions_ns) if at is not None), default=None)
+        hello_ns, sessions_ns = self._next_hello_ns(), self.sessions.next_deadline_ns
+        if hello_ns is None or sessions_ns is None:
+            return hello_ns if sessions_ns is None else sessions_ns
+        return min(hello_ns, sessions_ns)
 
 
 def _by_roaming(policy: Policy) -> dict[Roaming, Policy]:

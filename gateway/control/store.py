@@ -168,6 +168,11 @@ class Store:
     # --- waiting ----------------------------------------------------------------------------------------------
 
     @property
+    def pending(self) -> int:
+        """Changes that are not written yet."""
+        return len(self._pending)
+
+    @property
     def failing(self) -> bool:
         """Whether the last write did not work."""
         return self._failing

@@ -82,6 +82,7 @@ class Tunnel:
             udp_gro=offload.udp_gro,
             workers=workers.threads,
         )
+        self.limits = limits
         self.workers = workers
         self.identity = identity
         self.timers = timers

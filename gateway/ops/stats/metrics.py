@@ -22,6 +22,7 @@ from gateway.core.states import LIVE, State
 from gateway.noise.peer import Refusal
 from gateway.ops.stats import machine
 from gateway.ops.stats.series import Series, SessionSeries, WireguardSeries
+from gateway.ops.stats.tables import tables
 from gateway.ops.stats.tally import Tally
 from gateway.ops.stats.text import Text
 from gateway.suites import TRAITS, Suite
@@ -62,6 +63,7 @@ async def exposition(scrape: Scrape, *, open_metrics: bool, more: Sequence[Serie
     machine.dataplane(text, counters)
     machine.workers(text, scrape.seen)
     _records(text, scrape.seen)
+    tables(text, scrape.seen)
     _progress(text, scrape)
     machine.build(text, scrape.seen)
     _process(text, scrape.box["process"])

@@ -38,7 +38,7 @@ def test_an_almost_empty_file_works() -> None:
     assert config.listen == (Endpoint("0.0.0.0", 51820), Endpoint("::", 51820))
     assert config.addresses == (ip_interface("10.99.0.1/24"),)
     assert config.pools == (ip_network("10.99.0.0/24"),)
-    assert (config.mtu, config.fwmark, config.under_load_per_s) == (1404, 0, 1000)
+    assert (config.mtu, config.fwmark, config.under_load_per_s) == (1404, 0, 2000)
     assert (config.nat_enabled, config.forward_enabled, config.forward_clients) == (False, True, False)
     assert config.private_key == decode_key(OWN)
     assert encode_key(config.public_key) == public(1)

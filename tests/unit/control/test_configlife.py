@@ -144,8 +144,8 @@ def test_what_the_machine_refuses_is_taken_back(place: Place) -> None:
     place.refuse = {13}
     with pytest.raises(Refused, match="the machine says no"):
         asyncio.run(place.life.reload())
-    assert place.limits == [13, 1000]
-    assert place.life.running.under_load_per_s == 1000
+    assert place.limits == [13, 2000]
+    assert place.life.running.under_load_per_s == 2000
     assert place.phases == [True, False]
 
 
@@ -168,7 +168,7 @@ def test_a_hangup_before_the_start_is_done_is_not_lost_and_many_are_one(place: P
         task.cancel()
 
     asyncio.run(asyncio.wait_for(scenario(), 10))
-    assert place.limits == [1000, 13, 1000, 14]
+    assert place.limits == [2000, 13, 2000, 14]
     outcomes = ["done", "refused", "done"]
     assert place.records == [("config.reload", "SIGHUP", "signal", outcome) for outcome in outcomes]
 
@@ -208,7 +208,7 @@ def test_a_rollback_goes_back_step_by_step(place: Place) -> None:
         task.cancel()
 
     asyncio.run(scenario())
-    assert place.limits == [7, 8, 7, 1000]
+    assert place.limits == [7, 8, 7, 2000]
     assert [(act, how) for act, _, _, how in place.records[2:]] == [
         ("config.rollback", "done"),
         ("config.rollback", "done"),
