@@ -49,7 +49,7 @@
 #define JV_STAGE_PACKETS        1024u   /* waiting packets of all sessions */
 #define JV_STAGE_PER_SESSION    64u     /* one session may not take the pool */
 #define JV_RING_HANDSHAKE_BYTES 262144u /* some 1,000 initiations: 0.3 s of Python's work */
-#define JV_HANDSHAKES_PRESSED   64u     /* waiting: 20 ms of it */
+#define JV_HANDSHAKES_PRESSED   250u    /* waiting: what Python takes for load (tunnel.py) */
 #define JV_RING_EVENT_BYTES     262144u
 #define JV_RING_CONTROL_BYTES   262144u
 #define JV_NOTICES_PER_S        10u /* session.md: new-address notices per session */
