@@ -201,6 +201,7 @@ class Gateway:
             self._add_to_tunnel(tunnel, peer)
         await records.read_versions()
         self._resume(tunnel, records)
+        records.audited.clear()  # one entry for each session the journal ever named
         return tunnel, book
 
     async def _prepare_host(self) -> None:

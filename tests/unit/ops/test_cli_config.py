@@ -72,7 +72,7 @@ def test_diff_names_each_key_and_when_it_counts(jvpn: Jvpn, daemon: History, fil
     assert found.exit_code == 0
     assert found.stdout.splitlines() == [
         'reload   gateway.endpoint: "" -> "vpn.example.net:9"',
-        "reload   handshake.under_load_per_s: 1000 -> 7",
+        "reload   handshake.under_load_per_s: 2000 -> 7",
         "restart  gateway.mtu: 1404 -> 1300",
     ]
     document = json.loads(jvpn("config", "diff", "--json").stdout)
@@ -88,7 +88,7 @@ def test_diff_of_another_file_and_of_one_too_long_for_a_request(
     for text in (FILE + LIMIT, FILE + LIMIT + peers + "# padding\n" * 5000):
         other.write_text(text)
         found = jvpn("config", "diff", other)
-        assert "reload   handshake.under_load_per_s: 1000 -> 7" in found.stdout.splitlines()
+        assert "reload   handshake.under_load_per_s: 2000 -> 7" in found.stdout.splitlines()
     assert found.stdout.count("peer.p") == 244
     assert jvpn("config", "diff", places / "absent.toml").exit_code == 2
 
