@@ -51,7 +51,7 @@ class Swarm:
         """Of the process itself: both `ip netns exec` and the shell have become it."""
         return self._proc.pid
 
-    def tell(self, what: str, **values: object) -> int:
+    def tell(self, what: str, /, **values: object) -> int:
         """Begin something; the number that its answer will have."""
         self._last_id += 1
         order = {"id": self._last_id, "do": what, **values}
@@ -85,7 +85,7 @@ class Swarm:
         return found
 
     def do(
-        self, what: str, timeout_s: float = ASK_S, progress: Progress | None = None, **values: object
+        self, what: str, /, timeout_s: float = ASK_S, progress: Progress | None = None, **values: object
     ) -> Answer:
         """Begin it and wait until it is done."""
         return self.answer(self.tell(what, **values), timeout_s, progress)

@@ -334,6 +334,7 @@ class Exchange:
             timestamp=self._timestamps.next(self._unix_ns()),
             ephemeral_private=self._random(32),
             after_ns=EARLY_NS if eager is not None else after_ns,
+            way=to,
         )
         self._engine.send(to, message)
         self.counters["initiations_sent"] += 1

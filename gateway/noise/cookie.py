@@ -7,7 +7,7 @@ whole: 148 or 92 bytes, both macs included.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Final
 
 from gateway import crypto, wire
@@ -15,6 +15,8 @@ from gateway.constants import COOKIE_REFRESH_TIME_NS, LABEL_COOKIE, LABEL_MAC1
 from gateway.errors import AuthError
 
 _SECRET_BYTES: Final = 32
+# A client has a handful of ways to its gateway; a policy allows eight by default.
+_WAYS_MAX: Final = 8
 
 
 def add_macs(msg_without_macs: bytes, mac1_key: bytes, cookie: bytes | None) -> bytes:
@@ -75,19 +77,26 @@ class CookieChecker:
 
 
 class CookieJar:
-    """The side that was told to come back with a cookie: one per peer with a recent handshake."""
+    """The side that was told to come back with a cookie: one per peer with a recent handshake.
 
-    __slots__ = ("_cookie", "_expires_ns", "_mac1", "_remote_public", "_sender_index")
+    A cookie is bound to the address that it was asked from. Who has several ways to the peer names the one by which
+    each message leaves (`way`), and has a cookie for each of the last few.
+    """
+
+    __slots__ = ("_cookies", "_mac1", "_remote_public", "_sender_index", "_way")
 
     def __init__(self, remote_public: bytes) -> None:
         self._remote_public = remote_public
-        self._mac1 = self._cookie = b""
-        self._sender_index = self._expires_ns = 0
+        self._mac1 = b""
+        self._sender_index = 0
+        self._way: Hashable = None
+        self._cookies: dict[Hashable, tuple[bytes, int]] = {}  # with when it expires, oldest first
 
-    def sent(self, message: bytes) -> None:
+    def sent(self, message: bytes, way: Hashable = None) -> None:
         """Remember the whole message just sent; only a reply to the last one is believed."""
         self._mac1 = wire.mac1(message)
         self._sender_index = wire.sender_index(message)
+        self._way = way
 
     def consume_reply(self, now_ns: int, reply: bytes, lifetime_ns: int = COOKIE_REFRESH_TIME_NS) -> None:
         """Keep the cookie of an authentic reply to the last message, once; AuthError changes nothing."""
@@ -96,18 +105,22 @@ class CookieJar:
         if not self._mac1 or wire.receiver_index(reply) != self._sender_index:
             raise AuthError("cookie reply to a message we did not send last")
         key = crypto.blake2s(LABEL_COOKIE, self._remote_public)
-        self._cookie = crypto.xchacha20poly1305_decrypt(key, reply[8:32], reply[32:], self._mac1)
-        self._expires_ns = now_ns + lifetime_ns
+        cookie = crypto.xchacha20poly1305_decrypt(key, reply[8:32], reply[32:], self._mac1)
+        self._cookies.pop(self._way, None)
+        if len(self._cookies) >= _WAYS_MAX:
+            del self._cookies[next(iter(self._cookies))]
+        self._cookies[self._way] = cookie, now_ns + lifetime_ns
         self._mac1 = b""
 
     @property
     def full(self) -> bool:
         """Whether it has a cookie, fresh or stale."""
-        return bool(self._cookie)
+        return bool(self._cookies)
 
-    def current(self, now_ns: int) -> bytes | None:
+    def current(self, now_ns: int, way: Hashable = None) -> bytes | None:
         """The cookie for mac2, or None when there is none younger than two minutes."""
-        return self._cookie if self._cookie and now_ns < self._expires_ns else None
+        cookie, expires_ns = self._cookies.get(way, (None, 0))
+        return cookie if now_ns < expires_ns else None
 
     def __repr__(self) -> str:
-        return f"CookieJar(has_cookie={bool(self._cookie)})"
+        return f"CookieJar(cookies={len(self._cookies)})"

@@ -12,6 +12,7 @@ our own ends the client's goes first (protocol.md §4): `crosses`, `pass_over` a
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from enum import Enum, StrEnum
 
 from gateway import wire
@@ -107,10 +108,12 @@ class PeerHandshake:
         timestamp: bytes,
         ephemeral_private: bytes,
         after_ns: int | None = None,
+        way: Hashable = None,
     ) -> bytes:
         """Start an attempt or retransmit: a whole initiation (148 bytes), with fresh stamp and ephemeral key.
 
-        The former initiation is forgotten and its index free. HandshakeRefused when `may_initiate` says no.
+        The former initiation is forgotten and its index free. HandshakeRefused when `may_initiate` says no. `way` is
+        whatever the caller calls the address that it leaves from: a cookie is brought by the way that it came.
         """
         if not self.may_initiate(now_ns, after_ns):
             raise HandshakeRefused(Refusal.TOO_SOON, "an initiation left less than REKEY_TIMEOUT ago")
@@ -121,7 +124,7 @@ class PeerHandshake:
             self._attempt_ns = now_ns
         self._initiator = initiator
         self._sent_ns = now_ns
-        return self._with_macs(now_ns, initiator.packet)
+        return self._with_macs(now_ns, initiator.packet, way)
 
     def receive_response(self, now_ns: int, msg: bytes) -> TransportKeys:
         """Complete our initiation. AuthError or HandshakeRefused leave it waiting for the genuine response.
@@ -230,12 +233,12 @@ class PeerHandshake:
     def _gives_up_ns(self) -> int:
         return self._attempt_ns + self.timers.rekey_attempt_time_ns
 
-    def _with_macs(self, now_ns: int, body: bytes) -> bytes:
+    def _with_macs(self, now_ns: int, body: bytes, way: Hashable = None) -> bytes:
         """Finish an outgoing message: a cookie if we hold one, and remember mac1 for a cookie reply."""
         if self._jar is None:
             self._jar = CookieJar(self.keys.remote_public)
-        message = add_macs(body, self.keys.mac1_key, self._jar.current(now_ns))
-        self._jar.sent(message)
+        message = add_macs(body, self.keys.mac1_key, self._jar.current(now_ns, way))
+        self._jar.sent(message, way)
         return message
 
     def __repr__(self) -> str:
