@@ -62,7 +62,6 @@ class Crowd:
         self.keeper: CrowdKeeper = self.tunnel.keeper
         self.tunnel.exchange.eager = Eager()  # as our own client does
         self.tunnel.exchange.admits = lambda peer: bool(self._present[self.peers.number_of(peer.slot)])
-        self.tunnel.exchange.eager = Eager()
         self.tunnel.exchange.on_retry = self._try_other_uplink
         self.keeper.sessions.on_ended = self._ended
         # Told that a session has ended, by its client's number.
