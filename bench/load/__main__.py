@@ -59,6 +59,7 @@ class Bench:
 
         def keep(found: Measured) -> None:
             self.measured[size] = found
+            self.failed += [f"{size:,} sessions: {problem}" for problem in found.failed]
 
         try:
             measure(size, tables, self._plan, lambda text: self._note(size, text), keep)

@@ -103,6 +103,10 @@ class LoadGateway(Daemon):
                 return int(line.split()[1]) * 1024
         raise LabError("the gateway has ended")
 
+    def fds(self) -> int:
+        """Open file descriptors."""
+        return len(list(Path(f"/proc/{self.proc.pid}/fd").iterdir()))
+
     # --- what it says -------------------------------------------------------------------------------------------------
 
     def metrics(self) -> dict[str, float]:

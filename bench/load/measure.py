@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from bench.keeping import first_line
 from bench.load.gateway import Tables
 from bench.load.play import BROKEN, Figures, longest_stall_s
 from bench.load.stand import ATTACH_PER_S, Stand, standing, told
@@ -66,6 +67,7 @@ class Measured:
     drops: Figures = field(default_factory=dict)
     buckets: list[tuple[int, int]] = field(default_factory=list)
     by_second: list[Second] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
 class Measurement:
@@ -78,17 +80,26 @@ class Measurement:
         self.found = Measured()
 
     def run(self) -> None:
-        """Everything; what was found stays when a later part fails."""
+        """Everything."""
         figures = self.found.figures
         figures["start_s"] = self._stand.start_s
         figures["configured_mb"] = self._stand.configured_bytes / 1e6
-        for part in (self._attach, self._memory, self._idle, self._rekey, self._rates, self._established):
-            part()
+        self._attach()
+        for part in (self._memory, self._idle, self._rekey, self._rates, self._established):
+            self._try(part)
         said = self._stand.gateway.metrics()
         figures["stall_ms"] = 1000 * longest_stall_s(said)
         figures["breaches"] = float(sum(said.get(name, 0) for name in BROKEN))
         drops = {name: count for name, count in said.items() if name.startswith("jvpn_drops_total") and count}
         self.found.drops = {name.split('"')[1]: count for name, count in drops.items()}
+
+    def _try(self, part: Callable[[], None]) -> None:
+        """What one part could not measure is no reason to leave out the others."""
+        try:
+            part()
+        except LabError as error:
+            self.found.failed.append(f"{part.__name__.strip('_')}: {first_line(error)}")
+            self._note(self.found.failed[-1])
 
     def _attach(self) -> None:
         stand, figures = self._stand, self.found.figures

@@ -7,7 +7,8 @@ which packets were due. Figures have the names that scenario files use:
     load.rate_per_s                 the established load, chosen before the first event
     load.before.*, load.during.*    loss, kept, p50_us, p99_us, max_us of the warm-up, and from then on
     load.p99_ratio, load.kept       during over before
-    gateway.*                       cpu_share, rss_growth_bytes, stall_s, breaches
+    gateway.*                       cpu_share, rss_growth_bytes, stall_s, breaches; rss_drift_share and fds_drift
+    audit.*                         verified, replayed (1 or 0), where the scenario asks for it
     sessions.*                      attached, missing, ended, same_ids (1 or 0)
     NAME.*                          what the event's answer says, settled_s of one that settles
 """
@@ -18,15 +19,17 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from statistics import fmean, linear_regression
 from typing import Any, Final
 
+from bench.keeping import first_line
 from bench.load.driver import Answer
 from bench.load.flood import Flood
 from bench.load.gateway import PORT, encoded
 from bench.load.population import BEYOND, INSIDE, nth
 from bench.load.scenario import SWARM, Event, Scenario
 from bench.load.scene import OUTSIDE_GATEWAY
-from bench.load.stand import POLL_S, SLACK, SLACK_S, START_PER_PEER_S, START_S, Stand, told
+from bench.load.stand import POLL_S, SLACK_S, START_PER_PEER_S, START_S, Stand, told
 from bench.load.traffic import Flows, Load, Result, Second, merged, percentile_us
 from tests.net.lab import LabError
 from tests.net.wg import Keys, WgDevice, WgPeer
@@ -34,8 +37,15 @@ from tests.net.wg import Keys, WgDevice, WgPeer
 SAMPLE_S: Final = 1.0
 # The first seconds of a stream are not compared: caches, trains and paths that wake up.
 COLD_S: Final = 2
+# Fewer make no line.
+LINE_SAMPLES: Final = 30
 # A rate this low still has a hundred packets above its p99 in ten seconds.
 LEAST_PER_S: Final = 1000.0
+# Of the answers to repeated events; percentiles and times are not added.
+ADDED: Final = frozenset(
+    {"attached", "rekeyed", "restarted", "terminated", "rebound", "failed", "missing", "count"}
+)
+SWARM_TIMEOUT_S: Final = 60.0
 # Makes it begin at once, without a packet of anybody's.
 STOCK_KEEPALIVE_S: Final = 25
 BROKEN: Final = ("jvpn_silent_reset_total", "jvpn_ambiguous_owner_total", "jvpn_dual_binding_total")
@@ -50,6 +60,7 @@ class Sample:
     at_s: float
     cpu_s: float
     rss_bytes: int
+    fds: int = 0
 
 
 @dataclass(slots=True)
@@ -116,7 +127,7 @@ class Player:
         """What is new: answers of the swarm, and once a second what the gateway takes."""
         for number, (name, overdue_s) in list(self._run.pending.items()):
             if (answer := self._stand.swarm.poll(number)) is not None:
-                self._run.answers[name] = answer
+                self._answered(name, answer)
                 del self._run.pending[number]
             elif time.monotonic() > overdue_s:
                 raise LabError(f"{name} did not end in time")
@@ -125,7 +136,12 @@ class Player:
             # A gateway that was killed takes nothing.
             with suppress(LabError, OSError):
                 gateway = self._stand.gateway
-                samples.append(Sample(time.monotonic(), gateway.cpu_s(), gateway.rss_bytes()))
+                taken = gateway.cpu_s(), gateway.rss_bytes(), gateway.fds()
+                samples.append(Sample(time.monotonic(), *taken))
+
+    def _answered(self, name: str, answer: Answer) -> None:
+        before = self._run.answers.get(name)
+        self._run.answers[name] = answer if before is None else together(before, answer)
 
     def _finish_orders(self) -> None:
         while self._run.pending:
@@ -163,7 +179,9 @@ class Player:
         values = dict(event.values)
         count = values.setdefault("count", self._stand.population.count - values.setdefault("from", 0))
         rate_per_s = values.setdefault("rate_per_s", 1000.0)
-        overdue_s = time.monotonic() + SLACK_S + SLACK * count / rate_per_s
+        # The swarm gives up a client after its own time; this is for a swarm that is stuck.
+        lasting_s = values.setdefault("timeout_s", SWARM_TIMEOUT_S) + count / rate_per_s
+        overdue_s = time.monotonic() + SLACK_S + lasting_s
         self._run.disturbed_s = time.monotonic()
         self._run.pending[self._stand.swarm.tell(event.do, **values)] = event.name, overdue_s
 
@@ -177,7 +195,7 @@ class Player:
         self._run.disturbed_s = time.monotonic()
         peers = self._stand.population.count
         took_s = self._stand.gateway.launch(START_S + START_PER_PEER_S * peers)
-        self._run.answers[event.name] = {"first_answer_s": took_s}
+        self._answered(event.name, {"first_answer_s": took_s})
 
     def _begin_flood(self, event: Event) -> None:
         stand, values = self._stand, event.values
@@ -187,15 +205,18 @@ class Player:
     def _calm(self, event: Event) -> None:
         if self._run.flood is None:
             raise LabError(f"{event.name}: there is no flood")
-        self._run.answers[event.name] = self._run.flood.stop()
+        self._answered(event.name, self._run.flood.stop())
         self._run.flood = None
 
     def _stock(self, event: Event) -> None:
         """From its start until it has a handshake, its process and configuration included."""
         device, start_s = stock_client(self._stand), time.monotonic()
         device.start()
-        device.wait_handshake(timeout_s=event.values.get("within_s", 30.0))
-        self._run.answers[event.name] = {"connected_s": time.monotonic() - start_s}
+        try:
+            device.wait_handshake(timeout_s=event.values.get("within_s", 30.0))
+        except LabError as error:
+            self._note(f"{event.name}: {first_line(error)}")
+        self._answered(event.name, {"connected_s": time.monotonic() - start_s})
         device.stop()
 
     def _settle(self, event: Event) -> None:
@@ -208,9 +229,16 @@ class Player:
             return bool(since["away"] == 0 and since["reattached_us"]["count"] >= count)
 
         within_s = event.values.get("within_s", 60.0)
-        status = self._stand.settle(self._scenario.established, within_s, back)
-        self._run.answers[event.name] = status["since_mark"]
-        self._run.settled[f"{event.name}.settled_s"] = time.monotonic() - self._run.disturbed_s
+        try:
+            status = self._stand.settle(self._scenario.established, within_s, back)
+        except LabError as error:
+            self._note(f"{event.name}: {first_line(error)}")
+            status = self._stand.swarm.status()
+        since = status["since_mark"]
+        missing = max(0, count - since["reattached_us"]["count"])
+        self._answered(event.name, {**since, "missing": missing})
+        name, took_s = f"{event.name}.settled_s", time.monotonic() - self._run.disturbed_s
+        self._run.settled[name] = max(took_s, self._run.settled.get(name, 0.0))
 
     # --- figures ------------------------------------------------------------------------------------------------------
 
@@ -244,6 +272,7 @@ class Player:
             "gateway.stall_s": longest_stall_s(said),
             "gateway.rss_growth_bytes": max((s.rss_bytes for s in since), default=0) - calm[-1],
         }
+        found |= spelled("gateway", drift(since))
         if len(since) > 1 and since[-1].cpu_s >= since[0].cpu_s:
             spent_s, lasted_s = since[-1].cpu_s - since[0].cpu_s, since[-1].at_s - since[0].at_s
             found["gateway.cpu_share"] = spent_s / lasted_s
@@ -258,6 +287,20 @@ class Player:
             "sessions.ended": sum(status["terminated"].values()) - sum(before["terminated"].values()),
             "sessions.same_ids": float(status["session_ids_hash"] == before["session_ids_hash"]),
         }
+
+
+def drift(samples: list[Sample]) -> Figures:
+    """How much memory and descriptors grew over the last three quarters, as a straight line through all of it."""
+    late = samples[len(samples) // 4 :]
+    if len(late) < LINE_SAMPLES:
+        return {}
+    at_s = [sample.at_s for sample in late]
+    lasted_s = at_s[-1] - at_s[0]
+    rss, fds = [sample.rss_bytes for sample in late], [sample.fds for sample in late]
+    return {
+        "rss_drift_share": linear_regression(at_s, rss).slope * lasted_s / fmean(rss),
+        "fds_drift": linear_regression(at_s, fds).slope * lasted_s,
+    }
 
 
 def of_load(seconds: list[Second]) -> Figures:
@@ -285,6 +328,20 @@ def compared(before: Figures, during: Figures) -> Figures:
 def spelled(name: str, figures: Mapping[str, float]) -> Figures:
     """Under that name."""
     return {f"{name}.{key}": value for key, value in figures.items()}
+
+
+def together(before: Mapping[str, Any], answer: Mapping[str, Any]) -> Answer:
+    """Answers of an event that happens again and again: counts add up, of everything else the greatest stays."""
+    found: Answer = {**before, **answer}
+    for key in before.keys() & answer.keys():
+        old, new = before[key], answer[key]
+        if isinstance(old, Mapping):
+            found[key] = together(old, new)
+        elif isinstance(old, int):
+            found[key] = old + new if key in ADDED else max(old, new)
+        elif isinstance(old, float):
+            found[key] = max(old, new)
+    return found
 
 
 def numbers(document: Mapping[str, Any], prefix: str = "") -> Figures:

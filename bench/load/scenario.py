@@ -8,7 +8,9 @@
     warmup_s = 10                  the established load alone: what the events are compared with
     [load]                         share = 0.5 of what saturates this set-up, or rate_per_s = 2000; from, count: whose
     [gateway.policy.session]       tables of the gateway's configuration, under "gateway"
-    [[event]]                      at_s = 5.0 (from the end of the warm-up), do = "cut", and what DO says below
+    audit = true                   in the end the gateway's journal is verified and replayed
+    [[event]]                      at_s = 5.0 (from the end of the warm-up), do = "cut", and what DO says below;
+                                   every_s, times, step: again and again, each time for clients `step` further on
     [[expect]]                     title, figure, at_most or at_least, unit
 
 Rule: pure, and strict: an unknown key is an error that names it. An event with ``name`` puts its figures under it.
@@ -17,13 +19,13 @@ Rule: pure, and strict: an unknown key is an error that names it. An event with 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 Table = Mapping[str, Any]
 RANGE: Final = {"from": int, "count": int}
-PACED: Final = {**RANGE, "rate_per_s": float, "order": str}
+PACED: Final = {**RANGE, "rate_per_s": float, "order": str, "timeout_s": float}
 # What an event may be, and the keys that it takes; the swarm does the first five.
 DO: Final[Mapping[str, Mapping[str, type]]] = {
     "attach": PACED,
@@ -45,7 +47,16 @@ DO: Final[Mapping[str, Mapping[str, type]]] = {
     },  # wait until so many are attached; counts from the event before
 }
 SWARM: Final = ("attach", "rekey", "restart", "terminate", "rebind")
-PLAIN: Final = {"seed": int, "title": str, "sessions": int, "attached": int, "warmup_s": float}
+PLAIN: Final = {
+    "seed": int,
+    "title": str,
+    "sessions": int,
+    "attached": int,
+    "warmup_s": float,
+    "audit": bool,
+}
+# Of any event: it happens so many times, each time for clients further on.
+REPEATED: Final = {"every_s": float, "times": int, "step": int}
 LOAD: Final = {"share": float, "rate_per_s": float, "bytes": int, **RANGE}
 EXPECT: Final = {"title": str, "figure": str, "at_most": float, "at_least": float, "unit": str}
 # Largest scenario: the address ranges of population.py.
@@ -97,6 +108,7 @@ class Scenario:
     attached: int = 0  # 0: all
     seed: int = 1
     warmup_s: float = 10.0
+    audit: bool = False
     load: LoadPlan = LoadPlan()
     gateway: Table = field(default_factory=dict)
     events: Sequence[Event] = ()
@@ -135,7 +147,7 @@ def parse(text: str) -> Scenario:
         **{name: table[name] for name in PLAIN if name in table},
         load=_load(table.get("load", {})),
         gateway=flattened(table.get("gateway", {})),
-        events=tuple(_event(number, event) for number, event in enumerate(table.get("event", []))),
+        events=_events(table.get("event", [])),
         expects=tuple(_expect(number, expect) for number, expect in enumerate(table.get("expect", []))),
     )
     _check_ranges(made)
@@ -147,7 +159,8 @@ def _check(table: Table, known: Mapping[str, type], where: str) -> None:
         kind = known.get(key)
         if kind is None:
             raise ScenarioError(f"{where}{key}: unknown; known are {', '.join(known)}")
-        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or isinstance(value, bool) is not (kind is bool):
             raise ScenarioError(f"{where}{key} = {value!r} is no {kind.__name__}")
         if isinstance(value, (int, float)) and value < 0:
             raise ScenarioError(f"{where}{key} = {value!r} is less than nothing")
@@ -173,12 +186,30 @@ def flattened(table: Table, prefix: str = "") -> dict[str, dict[str, Any]]:
     return found
 
 
+def _events(tables: Sequence[Table]) -> tuple[Event, ...]:
+    """In the order of their time, repetitions among the others."""
+    single = [_event(number, table) for number, table in enumerate(tables)]
+    at_s = [event.at_s for event in single]
+    if at_s != sorted(at_s):
+        raise ScenarioError("events stand in the order of their time")
+    return tuple(sorted((one for event in single for one in repeated(event)), key=lambda event: event.at_s))
+
+
+def repeated(event: Event) -> Iterator[Event]:
+    """All times that it happens."""
+    values = {key: value for key, value in event.values.items() if key not in REPEATED}
+    given = event.values
+    for number in range(given.get("times", 1)):
+        first = {"from": values.get("from", 0) + number * given["step"]} if "step" in given else {}
+        yield replace(event, at_s=event.at_s + number * given.get("every_s", 0.0), values={**values, **first})
+
+
 def _event(number: int, table: Table) -> Event:
     where = f"event {number + 1}: "
     do = table.get("do")
     if do not in DO:
         raise ScenarioError(f"{where}do = {do!r} is none of {', '.join(DO)}")
-    _check(table, {"do": str, "at_s": float, "name": str, **DO[do]}, where)
+    _check(table, {"do": str, "at_s": float, "name": str, **DO[do], **REPEATED}, where)
     if "at_s" not in table:
         raise ScenarioError(f"{where}at_s is missing")
     values = {key: value for key, value in table.items() if key not in ("do", "at_s", "name")}
@@ -205,9 +236,6 @@ def _check_ranges(made: Scenario) -> None:
         first, count = event.values.get("from", 0), event.values.get("count", 0)
         if first >= made.sessions or first + count > made.sessions:
             raise ScenarioError(f"{event.name}: clients {first} to {first + count - 1} of {made.sessions}")
-    at_s = [event.at_s for event in made.events]
-    if at_s != sorted(at_s):
-        raise ScenarioError("events stand in the order of their time")
 
 
 def scaled(made: Scenario, factor: float) -> Scenario:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from bench.keeping import first_line
 from bench.load.driver import Answer, Progress, Swarm
 from bench.load.gateway import PORT, LoadGateway, Tables
 from bench.load.population import Population
 from bench.load.scene import Scene
 from bench.load.traffic import Flows, Load, Result
 from bench.tunnel import search
-from tests.net.lab import Lab, LabError
+from tests.net.jvpn import CLI
+from tests.net.lab import Lab, LabError, python_module
 
 ATTACH_PER_S: Final = 1000.0
 # A gateway that keeps no pace is still waited for.
@@ -26,7 +26,10 @@ SLACK_S: Final = 30.0
 START_S: Final = 60.0
 START_PER_PEER_S: Final = 0.001
 POLL_S: Final = 0.5
+TOLD_EVERY_S: Final = 5.0
 RECOVER_S: Final = 60.0
+# An hour's journal of 100,000 clients.
+AUDIT_S: Final = 1800.0
 # The search begins here and doubles.
 SEARCH_PER_S: Final = 2000.0
 TRIAL_S: Final = 1
@@ -68,6 +71,24 @@ class Stand:
     swarm: Swarm
     start_s: float
     configured_bytes: int  # resident before the first client
+
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """Both in order, the clients first."""
+        if not self.stopped:
+            self.stopped = True
+            self.swarm.stop()
+            self.gateway.stop(timeout_s=START_S)
+
+    def audit(self) -> dict[str, float]:
+        """Whether the journal of the stopped gateway is whole, and says what was decided: 1 or 0."""
+        found = {}
+        for figure, command in (("audit.verified", "verify"), ("audit.replayed", "replay")):
+            argv = python_module(CLI, "audit", command, "--state-dir", str(self.gateway.state_dir))
+            done = self.gateway.namespace.run(argv, check=False, timeout_s=AUDIT_S)
+            found[figure] = float(done.returncode == 0)
+        return found
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
@@ -136,20 +157,20 @@ def standing(seed: int, sessions: int, tables: Tables, note: Callable[[str], Non
         configured_bytes = gateway.rss_bytes()
         note(f"first handshake answered after {start_s:.1f} s; starting the swarm")
         swarm = Swarm(scene, population, PORT)
-        yield Stand(scene, population, gateway, swarm, start_s, configured_bytes)
-        swarm.stop()
-        gateway.stop(timeout_s=START_S)
+        stand = Stand(scene, population, gateway, swarm, start_s, configured_bytes)
+        yield stand
+        stand.stop()
 
 
 def told(note: Callable[[str], None], what: str) -> Progress:
-    """Says the swarm's progress, one line each time."""
+    """Says the swarm's progress, a line every now and then."""
+
+    said_s = time.monotonic()
 
     def tell(progress: dict[str, Any]) -> None:
-        note(f"{what}: " + ", ".join(f"{name} {value}" for name, value in progress.items()))
+        nonlocal said_s
+        if time.monotonic() - said_s >= TOLD_EVERY_S:
+            said_s = time.monotonic()
+            note(f"{what}: {progress['done']:,} of {progress['total']:,}, {progress['failed']} failed")
 
     return tell
-
-
-def why(error: Exception) -> str:
-    """For one line."""
-    return first_line(error)

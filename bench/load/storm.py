@@ -42,7 +42,12 @@ def play(scenario: Scenario, native: bool, note: Callable[[str], None]) -> Playe
     with standing(scenario.seed, scenario.sessions, tables, note) as stand:
         attach_established(stand, scenario, note)
         rate_per_s = established_rate(stand, scenario, note)
-        return Player(stand, scenario, rate_per_s, note).play()
+        played = Player(stand, scenario, rate_per_s, note).play()
+        if scenario.audit:
+            note("verifying and replaying the audit journal")
+            stand.stop()
+            played.figures.update(stand.audit())
+        return played
 
 
 def seconds(scenario: Scenario) -> float:

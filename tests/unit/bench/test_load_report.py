@@ -12,7 +12,7 @@ import pytest
 from bench.load import chart, report
 from bench.load.gateway import samples
 from bench.load.measure import Measured
-from bench.load.play import Played, Sample, compared, longest_stall_s, numbers, of_load
+from bench.load.play import Played, Sample, compared, drift, longest_stall_s, numbers, of_load, together
 from bench.load.scenario import parse
 from bench.load.stand import NoRoom, check_room
 from bench.load.traffic import Second, merged, percentile_us
@@ -111,6 +111,28 @@ def test_percentiles_of_buckets() -> None:
         5000,
     ]
     assert percentile_us([], 0.5) == 0
+
+
+def test_answers_of_a_repeated_event_are_one() -> None:
+    first = {"attached": 5, "failed": 1, "seconds": 2.5, "attach_us": {"count": 5, "max": 70}}
+    again = {"attached": 6, "failed": 0, "seconds": 1.5, "attach_us": {"count": 6, "max": 90}, "new": 1}
+    assert together(first, again) == {
+        "attached": 11,
+        "failed": 1,
+        "seconds": 2.5,
+        "attach_us": {"count": 11, "max": 90},
+        "new": 1,
+    }
+
+
+def test_drift_is_a_line_through_the_last_three_quarters() -> None:
+    def grown(number: int) -> Sample:
+        return Sample(float(number), 0.0, 1000 if number < 25 else 1000 + 10 * (number - 25), 7)
+
+    found = drift([grown(number) for number in range(100)])
+    assert found["rss_drift_share"] == pytest.approx(740 / 1370)
+    assert found["fds_drift"] == pytest.approx(0)
+    assert drift([grown(1)]) == {}
 
 
 def test_numbers_of_an_answer() -> None:

@@ -85,6 +85,25 @@ def test_every_event_can_stand_alone(do: str) -> None:
     assert parse(f'{HEAD}[[event]]\nat_s = 0\ndo = "{do}"\n').events[0].do == do
 
 
+def test_again_and_again_for_others_each_time() -> None:
+    again = "count = 5\nevery_s = 10\ntimes = 3\nstep = 20\n"
+    made = parse(
+        f'{HEAD}audit = true\n[[event]]\nat_s = 1\ndo = "cut"\n{again}[[event]]\nat_s = 6\ndo = "mend"\n{again}'
+    )
+    assert made.audit
+    seen = [(event.at_s, event.do, event.values["from"], event.values["count"]) for event in made.events]
+    assert seen == [
+        (1, "cut", 0, 5),
+        (6, "mend", 0, 5),
+        (11, "cut", 20, 5),
+        (16, "mend", 20, 5),
+        (21, "cut", 40, 5),
+        (26, "mend", 40, 5),
+    ]
+    with pytest.raises(ScenarioError, match="clients 100 to 104 of 100"):
+        parse(f'{HEAD}[[event]]\nat_s = 1\ndo = "cut"\n{again.replace("times = 3", "times = 6")}')
+
+
 def test_fewer_clients_in_proportion() -> None:
     made = scaled(
         parse(
@@ -107,7 +126,7 @@ def test_ours_are_whole_and_can_be_played_small(path: Path) -> None:
 
 
 def test_all_of_ours_are_played() -> None:
-    assert {path.stem for path in FILES} == set(USUAL)
+    assert {path.stem for path in FILES} == {*USUAL, "soak"}
 
 
 def test_a_file_that_is_wrong_ends_the_program(tmp_path: Path) -> None:
