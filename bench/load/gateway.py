@@ -83,8 +83,10 @@ class LoadGateway(Daemon):
         asker = Asker(self._scene.crowd, self._population)
         with asker:
             while not asker.ask(ASK_EVERY_S):
-                if not self.proc.running or time.monotonic() - start_s > timeout_s:
-                    said = self.proc.output[-ERROR_CHARS:]
+                said = self.proc.output[-ERROR_CHARS:]
+                if not self.proc.running:
+                    raise LabError(f"the gateway has ended before it answered\n{said}")
+                if time.monotonic() - start_s > timeout_s:
                     raise LabError(f"the gateway answered no handshake within {timeout_s:g} s\n{said}")
         self.ready_after_s = time.monotonic() - start_s
         return self.ready_after_s
