@@ -345,8 +345,10 @@ def together(before: Mapping[str, Any], answer: Mapping[str, Any]) -> Answer:
 
 
 def numbers(document: Mapping[str, Any], prefix: str = "") -> Figures:
-    """Every number of a document by its dotted name."""
+    """Every number of a document by its dotted name. A histogram of nothing has none: no time is not a short one."""
     found: Figures = {}
+    if document.get("count") == 0:
+        return {f"{prefix}count": 0.0}
     for key, value in document.items():
         if isinstance(value, Mapping):
             found |= numbers(value, f"{prefix}{key}.")

@@ -67,6 +67,8 @@ GROWTH: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
     ("gateway's CPU per packet", "µs", {"round trip at half of that": "established_cpu_us"}),
     ("idle cost", "cores", {"gateway": "idle_cpu_share"}),
 )
+# Of histograms the table has median, p99 and greatest.
+IN_THE_FILE: Final = (".min", ".mean", ".p90", ".p999")
 Document = dict[str, Any]
 
 
@@ -239,7 +241,11 @@ def storm_tables(doc: Mapping[str, Any]) -> str:
     for result in doc["results"]:
         figures = result["figures"]
         lines += [f"{result['scenario']}: {result['title']} ({result['sessions']:,} sessions)"]
-        rows = [(f"  {name}", f"{value:,.4g}") for name, value in figures.items()]
+        rows = [
+            (f"  {name}", f"{value:,.4g}")
+            for name, value in figures.items()
+            if not name.endswith(IN_THE_FILE)
+        ]
         lines += [*aligned(rows), ""]
     lines += ["targets", *(target_line(target) for target in doc["targets"])]
     lines += [f"could not be measured: {problem.splitlines()[0]}" for problem in doc["failed"]]

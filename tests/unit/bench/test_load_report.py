@@ -138,6 +138,8 @@ def test_drift_is_a_line_through_the_last_three_quarters() -> None:
 def test_numbers_of_an_answer() -> None:
     answer = {"id": 3, "failed": 0, "attach_us": {"p50": 7, "max": 9}, "failures": {}, "why": "x"}
     assert numbers(answer) == {"failed": 0.0, "attach_us.p50": 7.0, "attach_us.max": 9.0}
+    # Nobody attached: that is not the shortest time of all.
+    assert numbers({"attach_us": {"count": 0, "max": 0}}) == {"attach_us.count": 0.0}
 
 
 def test_the_longest_stall_is_the_highest_bucket_with_any() -> None:
