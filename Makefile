@@ -68,6 +68,7 @@ bench-storm: dev ## what goes wrong for thousands of clients at once, beside tra
 .PHONY: bench-plane
 bench-plane: dev ## what a packet costs the data plane alone with 100 to 1,000,000 sessions, into bench/out/load-plane.json
 	@$(PY) -m bench.load.plane
+
 .PHONY: soak
 soak: dev ## an hour of churn and failures with 100,000 clients, into bench/out/storm-soak.svg (SCALE=0.1 for fewer)
 	@$(PY) -m bench.load.storm soak --minutes 120 --scale $(or $(SCALE),1)
