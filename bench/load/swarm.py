@@ -24,13 +24,14 @@ from typing import Any, Final
 
 import uvloop
 
-from bench.load.crowd import Crowd
+from bench.load.crowd import NO_QUALITY, Crowd
 from bench.load.orders import DONE, Order
 from bench.load.population import Population
 from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control import clock
 from gateway.control.peers import Peer
 from gateway.control.sessions import Live
+from gateway.core.policy import Policy
 from gateway.frames import Welcome
 
 # An initiation costs 0.15 ms, so a turn of the loop is held for 1 ms by those that are due.
@@ -233,7 +234,10 @@ def prepare(crowd: Crowd, count: int) -> None:
 async def _main(options: argparse.Namespace) -> None:
     population = Population(options.seed, options.sessions)
     native = options.worker == "native"
-    crowd = Crowd(population, native=native, ports=options.ports, gateway_port=options.gateway_port)
+    policy = Policy() if options.quality else NO_QUALITY
+    crowd = Crowd(
+        population, policy=policy, native=native, ports=options.ports, gateway_port=options.gateway_port
+    )
     prepare(crowd, options.sessions)
     crowd.start()
     try:
@@ -251,6 +255,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--ports", type=int, default=4, help="UDP ports per uplink, for rebinds")
     parser.add_argument(
         "--worker", choices=("native", "loop"), default="native", help="who moves the packets"
+    )
+    parser.add_argument(
+        "--quality", action="store_true", help="clients judge loss, latency and jitter of their paths"
     )
     uvloop.run(_main(parser.parse_args(argv)))
     return 0

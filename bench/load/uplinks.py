@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from bench.load.population import GATEWAYS, MOST, UPLINKS, nth
+from bench.load.population import GATEWAYS, MOST, UPLINKS
 from gateway.control.transports import SocketTable
 from gateway.core.states import Tier
 from gateway.dataplane.engine import Endpoint
@@ -27,42 +27,45 @@ MOVED: Final = MOST // 2
 class Line:
     """One path of one client, as the client's keeper sees its own sockets. Made when asked for."""
 
-    __slots__ = ("candidate", "path_id", "socket_id", "to")
+    __slots__ = ("_number", "_uplinks", "candidate", "path_id")
     up = True  # what fails here fails on the way
 
-    def __init__(self, path_id: int, candidate: Candidate, socket_id: int, to: Endpoint) -> None:
-        self.path_id = path_id
-        self.candidate = candidate
-        self.socket_id = socket_id
-        self.to = to
+    def __init__(self, uplinks: Uplinks, number: int, uplink: int) -> None:
+        self._uplinks, self._number = uplinks, number
+        self.path_id = uplink + 1
+        self.candidate = uplinks.candidates[uplink]
+
+    @property
+    def to(self) -> Endpoint:
+        """Where it sends to, and from where."""
+        return self._uplinks.endpoint(self._number, self.path_id - 1)
 
 
 class Uplinks:
     """The sockets of both uplinks, and by which of them each client goes now."""
 
     def __init__(self, table: SocketTable, clients: int, ports: int, gateway_port: int) -> None:
-        self._port = gateway_port
         self._sockets = [[open_udp("0.0.0.0", 0) for _ in range(ports)] for _ in UPLINKS]
         self._ids = [[table.add_port((sock,)) for sock in row] for row in self._sockets]
         self._uplink_of = {socket_id: uplink for uplink, row in enumerate(self._ids) for socket_id in row}
         self._nth_port = [bytearray(clients) for _ in UPLINKS]
         self._moved = [bytearray(clients) for _ in UPLINKS]
         # The core's name of a path is the same for all: a hundred thousand texts would be memory for nothing.
-        self._candidates = [
+        self.candidates = [
             Candidate(f"up{n}", 0, "", (str(host), gateway_port), "udp", Tier.PRIMARY, 0, f"udp:{host}")
             for n, host in enumerate(GATEWAYS)
         ]
+        self._toward = {
+            socket_id: Endpoint.of(str(GATEWAYS[uplink]), gateway_port, socket_id)
+            for socket_id, uplink in self._uplink_of.items()
+        }
+        self._first = [int(network.network_address) for network in UPLINKS]
 
     def endpoint(self, number: int, uplink: int) -> Endpoint:
         """Where client `number` sends on that uplink: from which address, by which socket."""
         socket_id = self._ids[uplink][self._nth_port[uplink][number]]
-        local = str(nth(UPLINKS[uplink], self._place(number, uplink)))
-        return Endpoint.of(str(GATEWAYS[uplink]), self._port, socket_id, local)
-
-    def line(self, number: int, uplink: int) -> Line:
-        """That path."""
-        to = self.endpoint(number, uplink)
-        return Line(uplink + 1, self._candidates[uplink], to.socket_id, to)
+        place = self._first[uplink] + self._place(number, uplink)
+        return self._toward[socket_id].sent_from(place.to_bytes(4, "big"))
 
     def uplink_of(self, socket_id: int) -> int | None:
         """The uplink of one of the engine's sockets."""
@@ -73,7 +76,7 @@ class Uplinks:
         uplink = self.uplink_of(here.socket_id)
         if uplink is None or not here.local:
             return None
-        place = int.from_bytes(here.local, "big") - int(UPLINKS[uplink].network_address)
+        place = int.from_bytes(here.local, "big") - self._first[uplink]
         number = place - MOVED if place >= MOVED else place
         if not 0 <= number < len(self._moved[uplink]):
             return None
@@ -110,12 +113,12 @@ class Lines:
         self._uplinks, self._number = uplinks, number
 
     def paths(self) -> Sequence[Line]:
-        return [self._uplinks.line(self._number, uplink) for uplink in range(len(UPLINKS))]
+        return [Line(self._uplinks, self._number, uplink) for uplink in range(len(UPLINKS))]
 
     def by_id(self, path_id: int) -> Line | None:
         known = 1 <= path_id <= len(UPLINKS)
-        return self._uplinks.line(self._number, path_id - 1) if known else None
+        return Line(self._uplinks, self._number, path_id - 1) if known else None
 
     def by_socket(self, socket_id: int) -> Line | None:
         uplink = self._uplinks.uplink_of(socket_id)
-        return self._uplinks.line(self._number, uplink) if uplink is not None else None
+        return Line(self._uplinks, self._number, uplink) if uplink is not None else None

@@ -42,11 +42,8 @@ cdef class Endpoint:
     cdef c.jv_endpoint raw
 
     @staticmethod
-    def of(str host, int port, int socket_id, str local=""):
-        """From a numeric address; `socket_id` as `Engine.socket_for` gave it. ValueError for a name.
-
-        `local`: the address of this machine to send from; "" = the kernel chooses.
-        """
+    def of(str host, int port, int socket_id):
+        """From a numeric address; `socket_id` as `Engine.socket_for` gave it. ValueError for a name."""
         cdef Endpoint e = Endpoint.__new__(Endpoint)
         address, _, scope = host.partition("%")
         packed = ipaddress.ip_address(address).packed
@@ -54,15 +51,16 @@ cdef class Endpoint:
         cdef const uint8_t *data = packed
         check(c.jv_endpoint_set(&e.raw, AF_INET if len(packed) == 4 else AF_INET6, data, port, scope_id), "endpoint")
         e.raw.socket = socket_id
-        if local:
-            e._set_local(ipaddress.ip_address(local).packed)
         return e
 
-    cdef int _set_local(self, bytes packed) except -1:
-        if len(packed) != len(self.ip):
+    def sent_from(self, bytes local not None):
+        """The same, sent from this address of ours (4 or 16 bytes, network order) instead of one the kernel chooses."""
+        cdef Endpoint e = Endpoint.__new__(Endpoint)
+        if len(local) != (4 if jv_family(&self.raw) == AF_INET else 16):
             raise ValueError("both ends of a path have addresses of one family")
-        memcpy(jv_local_bytes(&self.raw), <const char *>packed, len(packed))
-        return 0
+        e.raw = self.raw
+        memcpy(jv_local_bytes(&e.raw), <const char *>local, len(local))
+        return e
 
     @property
     def ip(self):
