@@ -7,6 +7,7 @@ counted, never believed.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 
@@ -47,7 +48,7 @@ class SessionKeeper:
 
     def permitted(self, policy: Policy) -> tuple[Suite, ...]:
         """What the policy permits and this machine has, in the policy's order."""
-        return tuple(BY_NAME[name] for name in policy.suites if BY_NAME[name] in self.host_suites)
+        return _permitted(policy.suites, self.host_suites)
 
     def require_suites(self, policy: Policy) -> None:
         """Refused when this machine has no suite that the policy permits."""
@@ -127,6 +128,12 @@ class SessionKeeper:
     def next_deadline_ns(self) -> int | None:
         """When `timer_due` has work."""
         return self.sessions.next_deadline_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _permitted(names: tuple[str, ...], host: tuple[Suite, ...]) -> tuple[Suite, ...]:
+    """One object for all peers, which keep it."""
+    return tuple(BY_NAME[name] for name in names if BY_NAME[name] in host)
 
 
 def report_input(event: dp.Event) -> inp.Input | None:

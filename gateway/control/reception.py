@@ -32,6 +32,7 @@ from gateway.noise.handshake import TransportKeys
 
 # A key that a stock client took over says nothing for this long (protocol.md §2).
 TAKEOVER_NS: Final = 8 * NS_PER_S
+_ALONE: Final = {suite: (suite,) for suite in suites.Suite}
 
 
 class Reception:
@@ -222,7 +223,7 @@ class Reception:
             return False
         with suppress(NotFound):  # a keypair that is gone has nobody to agree with
             self._engine.choose_suite(live.slot, birth.index, suite)
-        birth.offers, live.suite = (suite,), suite
+        birth.offers, live.suite = _ALONE[suite], suite
         return True
 
     def _displace(self, now_ns: int, live: Live, birth: Birth) -> None:

@@ -26,7 +26,7 @@ from gateway.noise.timers import DEFAULT
 from gateway.suites import Suite, traffic_key
 from tests.unit.control.test_sessions import Nowhere
 
-T0: Final = 1_000 * NS_PER_S
+T0 = 1_000 * NS_PER_S  # a test may turn it on
 FIRST: Final = int(IPv4Address("10.16.0.0"))
 OFFERS: Final = (Suite.AES_256_GCM, Suite.CHACHA20_POLY1305)
 
@@ -79,26 +79,21 @@ class Standing:
         assert [path.has(VALIDATED) for path in live.core.paths] == [True, True]
         return live
 
-    def renew(self, peer: Peer, source: dp.Endpoint) -> None:
-        """A handshake of the peer, answered here."""
-        peer.started(DEFAULT).greatest_timestamp = bytes(8) + (self.engine.new_index(peer.slot)).to_bytes(
-            4, "big"
-        )
-        draw = secrets.token_bytes
-        index = self.engine.new_index(peer.slot)
-        keys = TransportKeys(
-            index, index ^ 1, draw(32), draw(32), is_initiator=False, handshake_hash=draw(32)
-        )
+    def renew(self, peer: Peer, source: dp.Endpoint, *, ours: bool = False) -> None:
+        """A handshake of the peer, answered here; or one of ours, whose keypair is in use at once."""
+        stamp = self.engine.new_index(peer.slot)
+        peer.started(DEFAULT).greatest_timestamp = bytes(8) + stamp.to_bytes(4, "big")
+        index, (there, back, final) = self.engine.new_index(peer.slot), map(secrets.token_bytes, (32, 32, 32))
+        keys = TransportKeys(index, index ^ 1, there, back, is_initiator=ours, handshake_hash=final)
         peer.offers = self.keeper.suites(peer)
-        pair = keys.send_key, keys.recv_key
         data = {
-            suite: (traffic_key(pair[0], suite), traffic_key(pair[1], suite))
+            suite: (traffic_key(there, suite), traffic_key(back, suite))
             for suite in peer.offers
             if suite is not Suite.CHACHA20_POLY1305
         }
-        control = (traffic_key(pair[0], Suite.CONTROL), traffic_key(pair[1], Suite.CONTROL))
+        control = (traffic_key(there, Suite.CONTROL), traffic_key(back, Suite.CONTROL))
         self.engine.install(peer.slot, keys, T0, control, False, data)
-        self.keeper.answered(T0, peer, keys, source)
+        (self.keeper.initiated if ours else self.keeper.answered)(T0, peer, keys, source)
 
     def _feed(self, live: Live, one: inp.Input) -> None:
         self.sessions.feed(T0, live, one)
