@@ -166,6 +166,7 @@ class Sitting:
 
 def inside(options: argparse.Namespace) -> int:
     """In the namespace."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it has is printed
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     people = Population(options.seed, max(options.peers, options.sessions))
     with tempfile.TemporaryDirectory(prefix="footprint-", dir=options.folder) as name:
@@ -180,9 +181,9 @@ def inside(options: argparse.Namespace) -> int:
                 sitting.restart(callers)
         finally:
             sitting.gateway.end(signal.SIGTERM)
+            print(json.dumps(sitting.figures), flush=True)
             if options.show_log:
                 print(sitting.gateway.log.read_text()[-8000:], file=sys.stderr)
-    print(json.dumps(sitting.figures))
     return 0
 
 
