@@ -90,26 +90,34 @@ class Reception:
 
 
 class Newcomers:
-    """Some of the population, each with one handshake: ask, greet, hear."""
+    """Some of the population, each with one handshake at a time: ask, greet, hear."""
 
     def __init__(self, people: Population, first: int, count: int, to: tuple[str, int]) -> None:
         gateway = people.gateway.public
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
         self._sock.connect(to)
+        self._instance_id = secrets.token_bytes(fr.INSTANCE_ID_BYTES)
+        self._peers = {
+            number + 1: PeerKeys(people.identity(number), gateway) for number in range(first, first + count)
+        }
+        self._sessions: dict[int, bytes] = {}  # by the index that the client gave itself
+        self.renew()
+
+    def renew(self) -> None:
+        """Another handshake of each: the first, or a rekey."""
         self._asked: list[bytes] = []
         self._initiators: dict[int, Initiator] = {}
         self._keys: list[TransportKeys] = []
         self._hellos: list[bytes] = []
-        for number in range(first, first + count):
-            keys = PeerKeys(people.identity(number), gateway)
+        for index, keys in self._peers.items():
             made = Initiator.start(
                 keys,
-                local_index=number + 1,
+                local_index=index,
                 timestamp=tai64n(time.time_ns()),
                 ephemeral_private=secrets.token_bytes(crypto.KEY_BYTES),
             )
-            self._initiators[number + 1] = made
+            self._initiators[index] = made
             self._asked.append(add_macs(made.packet, keys.mac1_key, None))
 
     def ask(self) -> None:
@@ -122,7 +130,8 @@ class Newcomers:
         for message in self._received(wire.RESPONSE_BYTES):
             keys = self._initiators[wire.receiver_index(message)].finish(message)
             self._keys.append(keys)
-            self._hellos.append(_sealed(keys, _hello()))
+            session_id = self._sessions.get(keys.local_index, fr.NO_SESSION)
+            self._hellos.append(_sealed(keys, _hello(self._instance_id, session_id)))
         return len(self._keys)
 
     def greet(self) -> None:
@@ -146,7 +155,10 @@ class Newcomers:
             plain = crypto.chacha20poly1305_decrypt(
                 keys.recv_key, int.from_bytes(message[8:16], "little"), message[16:], b""
             )
-            welcomes += isinstance(fr.parse(plain, fr.Direction.TO_CLIENT)[0], fr.Welcome)
+            found = fr.parse(plain, fr.Direction.TO_CLIENT)[0]
+            if isinstance(found, fr.Welcome):
+                self._sessions[keys.local_index] = found.session_id
+                welcomes += 1
         return welcomes
 
     def _received(self, size_bytes: int) -> list[bytes]:
@@ -163,11 +175,11 @@ class Newcomers:
         self._sock.close()
 
 
-def _hello() -> bytes:
+def _hello(instance_id: bytes, session_id: bytes) -> bytes:
     hello = fr.Hello(
         capabilities=0,
-        instance_id=secrets.token_bytes(fr.INSTANCE_ID_BYTES),
-        session_id=fr.NO_SESSION,
+        instance_id=instance_id,
+        session_id=session_id,
         binding_epoch=0,
         path_id=1,
         suites=(int(Suite.AEGIS_128L), int(Suite.CHACHA20_POLY1305)),

@@ -17,8 +17,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.load.arrivals import GROUP, Newcomers, Reception
 from bench.load.population import Population
+from gateway.constants import INITIATION_INTERVAL_NS, NS_PER_S
 
-ROUNDS = 30
+ROUNDS = 20
 PEOPLE = Population(seed=7, count=(ROUNDS + 1) * GROUP)
 # The least of all rounds: what others do on the machine only ever adds.
 cpu_time = pytest.mark.benchmark(timer=time.process_time, disable_gc=False)
@@ -81,6 +82,47 @@ def test_hello(benchmark: BenchmarkFixture, reception: Reception) -> None:
         made.greet()
 
     measure(benchmark, reception, answered, Newcomers.welcomed)
+
+
+def attach(made: Newcomers, reception: Reception) -> None:
+    """Up to the point where they may ask for another handshake."""
+    made.ask()
+    reception.serve()
+    made.answered()
+    made.greet()
+    reception.serve()
+    assert made.welcomed() == GROUP
+    time.sleep(2 * INITIATION_INTERVAL_NS / NS_PER_S)  # sooner than that nobody is answered
+    reception.settle()
+    made.renew()
+
+
+@cpu_time
+def test_rekey_initiation(benchmark: BenchmarkFixture, reception: Reception) -> None:
+    """Of a session that lives: the static secrets are known, nothing is born."""
+
+    def rekeying(made: Newcomers) -> None:
+        attach(made, reception)
+        made.ask()
+
+    measure(benchmark, reception, rekeying, Newcomers.answered)
+
+
+@cpu_time
+def test_rekey_hello(benchmark: BenchmarkFixture, reception: Reception) -> None:
+    """And its HELLO: the session goes on under the new keypair."""
+
+    def rekeyed(made: Newcomers) -> None:
+        attach(made, reception)
+        made.ask()
+        reception.serve()
+        reception.settle()
+        made.answered()
+        made.greet()
+
+    measure(benchmark, reception, rekeyed, Newcomers.welcomed)
+    assert len(reception.sessions) == PEOPLE.count
+    assert reception.tunnel.exchange.counters["completed"] == 2 * PEOPLE.count
 
 
 @cpu_time
