@@ -162,8 +162,11 @@ static void hand_up(struct jv_engine *e, const struct jv_job *job) {
         jv_count(&e->counters, JV_CTR_DROP_RING_HANDSHAKE_FULL);
         return;
     }
-    *event = (struct jv_event){
-        .kind = JV_EVENT_HANDSHAKE, .len = (uint16_t)job->len, .bytes = job->len, .from = job->msg->from};
+    *event = (struct jv_event){.kind = JV_EVENT_HANDSHAKE,
+                               .len = (uint16_t)job->len,
+                               .bytes = job->len,
+                               .value = e->now_ns,
+                               .from = job->msg->from};
     memcpy(event->data, job->datagram, job->len);
     jv_engine_publish(e, ring, (uint32_t)(sizeof *event + job->len));
     e->handshakes_waiting++;

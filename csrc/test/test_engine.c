@@ -282,7 +282,7 @@ static void a_flood_of_one_source_stays_below_its_share(void) {
     CHECK(jv_engine_peek(b.engine) != NULL); /* the session's own event */
     jv_engine_consume(b.engine);
     const struct jv_event *event = jv_engine_peek(b.engine);
-    CHECK(event && event->kind == JV_EVENT_HANDSHAKE && event->data[4] == 9);
+    CHECK(event && event->kind == JV_EVENT_HANDSHAKE && event->data[4] == 9 && event->value == now_ns);
     close_end(&a);
     close_end(&b);
 }

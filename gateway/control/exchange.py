@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway import wire
-from gateway.constants import NS_PER_S
+from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control.duequeue import DueQueue
 from gateway.control.eager import EARLY_NS, Eager
 from gateway.control.peers import Peer, PeerTable
@@ -30,6 +30,10 @@ from gateway.suites import MSG_JUMP, TRAITS, Suite, traffic_key
 
 # A session that has lost every path asks once a second (session.md §7), not every 5 s; the answering side takes 50/s.
 SESSION_RETRY_NS: Final = NS_PER_S
+
+# Our client asks again after 500 ms and takes no answer to what it asked before. What has waited for half of that is
+# passed over: else a gateway with more to do than it can would answer nobody in time.
+LATE_NS: Final = 250 * NS_PER_MS
 
 RandomBytes = Callable[[int], bytes]
 
@@ -142,6 +146,9 @@ class Exchange:
 
     def receive(self, now_ns: int, event: Event) -> None:
         """One unauthenticated handshake message."""
+        if event.data[0] == wire.MSG_INITIATION and now_ns - event.value > LATE_NS:
+            self.counters["late"] += 1
+            return
         source = event.source
         verdict = self._admission.check(now_ns, event.data, source.source, source.prefix)
         if verdict is Verdict.COOKIE_REQUIRED:

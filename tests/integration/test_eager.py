@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.constants import NS_PER_S
-from gateway.control.eager import EARLY_NS, TRIES, Eager
+from gateway.control.eager import EARLY_NS, PAUSES_NS, Eager
+from gateway.control.exchange import LATE_NS
 from tests.integration.pair import End, Pair, ipv4_packet, make_pair
 
 PACKET = ipv4_packet("10.0.0.2", "10.0.0.1", b"anybody there?")
@@ -34,17 +35,17 @@ def sent_at(end: End, until_s: float) -> list[float]:
     return found
 
 
-def test_four_early_tries_then_wireguards_pace(pair: Pair) -> None:
+def test_early_tries_then_wireguards_pace(pair: Pair) -> None:
     retried: list[float] = []
-    begin_ns = pair.a.now_ns
+    begin_ns, early = pair.a.now_ns, 1 + len(PAUSES_NS)
     pair.a.exchange.on_retry = lambda peer: retried.append((pair.a.now_ns - begin_ns) / NS_PER_S)
     pair.a.inner.send(PACKET)
     times = sent_at(pair.a, 16)
-    assert times[: TRIES + 1] == pytest.approx([n * EARLY_NS / NS_PER_S for n in range(TRIES + 1)], abs=0.05)
-    assert [5 <= at <= 5.4 for at in times[TRIES + 1 : TRIES + 2]] == [True]
-    assert [10 <= at <= 10.8 for at in times[TRIES + 2 : TRIES + 3]] == [True]
+    assert times[:early] == pytest.approx([0, 0.5, 1.5, 3.5], abs=0.05)
+    assert 5 <= times[early] <= 5.4
+    assert 10 <= times[early + 1] <= 10.8
     # Another path, another look at the gateway's name: not more often than before.
-    assert retried == times[TRIES + 1 :]
+    assert retried == times[early:]
 
 
 def test_a_stock_peer_is_asked_at_wireguards_pace() -> None:
@@ -65,6 +66,20 @@ def test_a_cookie_is_brought_at_once(pair: Pair) -> None:
     assert pair.b.inner_packets() == [PACKET]
     assert pair.a.exchange.counters["completed"] == 1
     assert not pair.a.exchange.eager.is_early(pair.a_peer.slot)  # type: ignore[union-attr]
+
+
+def test_what_has_waited_too_long_is_passed_over(pair: Pair) -> None:
+    """The client has begun anew by then: the answer would be for nobody, and whoever waits behind it late as well."""
+    pair.a.inner.send(PACKET)
+    pair.a.crank()
+    assert pair.b.engine.pump_udp(pair.b.socket_id, pair.b.now_ns) == 1
+    pair.advance((LATE_NS + 1) / NS_PER_S)
+    pair.b.crank()
+    assert pair.b.exchange.counters["late"] == 1
+    assert pair.b.engine.counters()["tx_datagrams"] == 0
+    pair.run(3 * EARLY_NS / NS_PER_S)
+    assert pair.b.inner_packets() == [PACKET]
+    assert pair.b.exchange.counters["late"] == 1
 
 
 def test_a_rekey_keeps_its_pace(pair: Pair) -> None:

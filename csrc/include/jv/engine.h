@@ -49,8 +49,9 @@ struct jv_engine_config {
 };
 
 enum jv_event_kind {
-    JV_EVENT_HANDSHAKE = 1, /* a well-sized message of type 1..3, not authenticated: from, data */
-    JV_EVENT_WANTED = 2,    /* session needs a handshake: reason */
+    /* A well-sized message of type 1..3, not authenticated: from, data, value = when it came. */
+    JV_EVENT_HANDSHAKE = 1,
+    JV_EVENT_WANTED = 2, /* session needs a handshake: reason */
     /* An authenticated packet came from an address that is no path (a stock peer's endpoint): from, bytes,
      * path_id it claims, flags JV_NOTICE_*, value = 1 if it is the newest. */
     JV_EVENT_NOTICE = 3,
