@@ -46,10 +46,10 @@ def test_the_next_session_of_a_peer_begins_with_nothing(tmp_path: Path) -> None:
         async with serving(tmp_path) as made:
             before = made.add_session(1)
             install(made, before.slot)
-            made.sessions.feed(clock.now_ns(), before, inp.OperatorTerminate())
             address = before.core.paths[0].address
             at = before.at(address)
             assert at is not None
+            made.sessions.feed(clock.now_ns(), before, inp.OperatorTerminate())
             after = made.sessions.create(
                 clock.now_ns(),
                 before.peer,
