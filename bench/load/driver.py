@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bench.load.population import Population
@@ -22,6 +22,10 @@ READY_S: Final = 60.0
 READY_PER_CLIENT_S: Final = 0.002
 ASK_S: Final = 30.0
 TAIL_CHARS: Final = 2000
+# Of several answers; percentiles and times are not added.
+ADDED: Final = frozenset(
+    {"attached", "rekeyed", "restarted", "terminated", "rebound", "failed", "missing", "count"}
+)
 Answer = dict[str, Any]
 Progress = Callable[[Answer], None]
 
@@ -85,10 +89,10 @@ class Swarm:
         return found
 
     def do(
-        self, what: str, /, timeout_s: float = ASK_S, progress: Progress | None = None, **values: object
+        self, what: str, wait_s: float = ASK_S, progress: Progress | None = None, /, **values: object
     ) -> Answer:
         """Begin it and wait until it is done."""
-        return self.answer(self.tell(what, **values), timeout_s, progress)
+        return self.answer(self.tell(what, **values), wait_s, progress)
 
     def status(self) -> Answer:
         """Sessions by state and what has happened so far."""
@@ -115,3 +119,17 @@ class Swarm:
 
     def _tail(self) -> str:
         return self._proc.stderr[-TAIL_CHARS:]
+
+
+def together(before: Mapping[str, Any], answer: Mapping[str, Any]) -> Answer:
+    """Several answers as one: counts add up, of everything else the greatest stays."""
+    found: Answer = {**before, **answer}
+    for key in before.keys() & answer.keys():
+        old, new = before[key], answer[key]
+        if isinstance(old, Mapping):
+            found[key] = together(old, new)
+        elif isinstance(old, int):
+            found[key] = old + new if key in ADDED else max(old, new)
+        elif isinstance(old, float):
+            found[key] = max(old, new)
+    return found

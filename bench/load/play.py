@@ -23,13 +23,13 @@ from statistics import fmean, linear_regression
 from typing import Any, Final
 
 from bench.keeping import first_line
-from bench.load.driver import Answer
+from bench.load.driver import Answer, together
 from bench.load.flood import Flood
 from bench.load.gateway import PORT, encoded
 from bench.load.population import BEYOND, INSIDE, nth
 from bench.load.scenario import SWARM, Event, Scenario
 from bench.load.scene import OUTSIDE_GATEWAY
-from bench.load.stand import POLL_S, SLACK_S, START_PER_PEER_S, START_S, Stand, told
+from bench.load.stand import POLL_S, SLACK_S, START_PER_PEER_S, START_S, Stand
 from bench.load.traffic import Flows, Load, Result, Second, merged, percentile_us
 from tests.net.lab import LabError
 from tests.net.wg import Keys, WgDevice, WgPeer
@@ -41,10 +41,6 @@ COLD_S: Final = 2
 LINE_SAMPLES: Final = 30
 # A rate this low still has a hundred packets above its p99 in ten seconds.
 LEAST_PER_S: Final = 1000.0
-# Of the answers to repeated events; percentiles and times are not added.
-ADDED: Final = frozenset(
-    {"attached", "rekeyed", "restarted", "terminated", "rebound", "failed", "missing", "count"}
-)
 SWARM_TIMEOUT_S: Final = 60.0
 # Makes it begin at once, without a packet of anybody's.
 STOCK_KEEPALIVE_S: Final = 25
@@ -330,20 +326,6 @@ def spelled(name: str, figures: Mapping[str, float]) -> Figures:
     return {f"{name}.{key}": value for key, value in figures.items()}
 
 
-def together(before: Mapping[str, Any], answer: Mapping[str, Any]) -> Answer:
-    """Answers of an event that happens again and again: counts add up, of everything else the greatest stays."""
-    found: Answer = {**before, **answer}
-    for key in before.keys() & answer.keys():
-        old, new = before[key], answer[key]
-        if isinstance(old, Mapping):
-            found[key] = together(old, new)
-        elif isinstance(old, int):
-            found[key] = old + new if key in ADDED else max(old, new)
-        elif isinstance(old, float):
-            found[key] = max(old, new)
-    return found
-
-
 def numbers(document: Mapping[str, Any], prefix: str = "") -> Figures:
     """Every number of a document by its dotted name. A histogram of nothing has none: no time is not a short one."""
     found: Figures = {}
@@ -387,7 +369,7 @@ def stock_client(stand: Stand) -> WgDevice:
 
 def attach_established(stand: Stand, scenario: Scenario, note: Note) -> Answer:
     """Those that are there before the clock starts."""
-    answer = stand.attach(0, scenario.established, told(note, "attach"))
+    answer = stand.attach(0, scenario.established, note)
     if answer["failed"]:
         raise LabError(f"{answer['failed']} of {scenario.established} clients did not come in")
     stand.settle(scenario.established)

@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 
 from bench.load import chart, report
+from bench.load.driver import together
 from bench.load.gateway import samples
 from bench.load.measure import Measured
-from bench.load.play import Played, Sample, compared, drift, longest_stall_s, numbers, of_load, together
+from bench.load.play import Played, Sample, compared, drift, longest_stall_s, numbers, of_load
 from bench.load.scenario import parse
 from bench.load.stand import NoRoom, check_room
 from bench.load.traffic import Second, merged, percentile_us
