@@ -14,7 +14,7 @@
 /* --- the block of rows
  * --------------------------------------------------------------------------------------- */
 
-static int need_paths(struct jv_engine *e, struct jv_session *s, unsigned rows) {
+static int need_paths(struct jv_session *s, unsigned rows) {
     struct jv_paths *old = s->paths;
     if (old && old->capacity >= rows)
         return 0;
@@ -22,7 +22,7 @@ static int need_paths(struct jv_engine *e, struct jv_session *s, unsigned rows) 
     if (!p)
         return -ENOMEM;
     if (!old)
-        p->inner_ns = e->now_ns;
+        p->idle = true; /* nothing has passed yet: thousands that come at once report nothing they need not */
     s->paths = p;
     return 0;
 }
@@ -35,7 +35,7 @@ static struct jv_path *path_of(struct jv_engine *e, uint32_t slot, uint8_t id, s
 int jv_engine_open_paths(struct jv_engine *e, uint32_t slot, uint64_t now_ns) {
     JV_HOLD_AT(e, now_ns);
     struct jv_session *s = jv_table_get(e->table, slot);
-    return s ? need_paths(e, s, 1) : -ENOENT;
+    return s ? need_paths(s, 1) : -ENOENT;
 }
 
 int jv_engine_promote(struct jv_engine *e, uint32_t slot, uint32_t local_index, uint64_t now_ns) {
@@ -69,13 +69,13 @@ int jv_engine_mute(struct jv_engine *e, uint32_t slot, bool mute, uint64_t now_n
 /* --- paths
  * --------------------------------------------------------------------------------------------------- */
 
-static struct jv_path *free_row(struct jv_engine *e, struct jv_session *s) {
+static struct jv_path *free_row(struct jv_session *s) {
     const unsigned capacity = s->paths ? s->paths->capacity : 0;
     for (unsigned i = 0; i < capacity; i++)
         if (s->paths->row[i].id == 0)
             return &s->paths->row[i];
     const unsigned more = capacity < 2 ? 2 : 2 * capacity;
-    if (more > JV_PATHS_MAX || need_paths(e, s, more) != 0)
+    if (more > JV_PATHS_MAX || need_paths(s, more) != 0)
         return NULL;
     return &s->paths->row[capacity];
 }
@@ -143,7 +143,7 @@ int jv_engine_set_path(struct jv_engine *e, uint32_t slot, uint8_t path_id, cons
     if (path) {
         move(e, path, at);
     } else {
-        path = free_row(e, s);
+        path = free_row(s);
         if (!path)
             return -ENOSPC;
         begin(e, s->paths, path, path_id, at);
@@ -210,7 +210,7 @@ int jv_engine_clear_binding(struct jv_engine *e, uint32_t slot, uint64_t epoch) 
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
-    if (need_paths(e, s, 1) != 0)
+    if (need_paths(s, 1) != 0)
         return -ENOMEM;
     unbind(s);
     s->paths->epoch = epoch;
@@ -336,7 +336,7 @@ int jv_engine_copy_to(struct jv_engine *e, uint32_t slot, const struct jv_endpoi
     struct jv_session *s = jv_table_get(e->table, slot);
     if (!s)
         return -ENOENT;
-    if (need_paths(e, s, 1) != 0)
+    if (need_paths(s, 1) != 0)
         return -ENOMEM;
     struct jv_visitor *v = jv_visitor_take(&e->lodge, s->paths, to, now_ns);
     if (!v)

@@ -36,12 +36,13 @@ static void report_missed(struct jv_engine *e, const struct jv_session *s, struc
     report(e, s, path, JV_EVENT_MISSED, path->misses, e->now_ns - path->proof_ns);
 }
 
-/* What crosses a threshold or moves at once; else one a second for the scores, none while nobody needs them.
- */
+/* The first, and what crosses a threshold or moves, at once; else one a second for the scores, none while
+ * nobody needs them. */
 static void report_measured(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
     const struct jv_measured m = jv_path_measured(path, e->now_ns);
     const bool crossed = jv_path_crossed(path, &s->paths->thresholds, &m, e->now_ns);
-    const bool due = !s->paths->idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS;
+    const bool due =
+        path->reported_ns == 0 || (!s->paths->idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS);
     if (!crossed && !path->report && !due)
         return;
     path->reported_ns = e->now_ns;
