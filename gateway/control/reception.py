@@ -185,11 +185,14 @@ class Reception:
             self._sessions.feed(now_ns, live, inp.SuiteRefused())
             self._refuse(now_ns, live.peer, event, hello, fr.RefuseReason.POLICY_DENIED)
             return
+        try:
+            self._engine.promote(live.slot, birth.index, now_ns)
+        except NotFound:
+            return  # later handshakes have taken its place while it waited: the client greets under those
         live.instance = hello.instance_id
         self.on_spoken(live.peer)
         if live.peer.config.protocol == "jump":
             self._engine.mute(live.slot, False, now_ns)
-        self._engine.promote(live.slot, birth.index, now_ns)
         if birth.session_id != live.core.session_id:
             self._sessions.feed(now_ns, live, inp.KeyInstalled())
         fresh = not live.has_paths
