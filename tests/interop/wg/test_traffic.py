@@ -74,7 +74,8 @@ def test_a_wrong_preshared_key_lets_nothing_through(make_tunnel: MakeTunnel, pai
     tunnel.server.start()
     stranger.client.start()
     assert ping(tunnel.site.client, SERVER[0], count=2, wait_s=1.0).received == 0
-    assert tunnel.rx_bytes("server") <= 148
+    # Initiations and nothing else; our client asks again after 0.5 and 1.5 s.
+    assert tunnel.rx_bytes("server") in {count * INITIATION_BYTES for count in range(4)}
 
 
 def test_persistent_keepalives_flow_while_idle(lab: Lab, pair: tuple[Kind, Kind]) -> None:
