@@ -46,7 +46,7 @@ def test_what_fits_the_new_one_passes_and_sessions_go_on(each: Workers) -> None:
         assert not await passes(pair, large)
         pair.send(b"back", back=True)
         await until(lambda: pair.received(back=True) == [b"back"])
-        # It has needed no other key. (The other end may have asked where it is, before it had heard that from its worker.)
+        # It has needed no other key; the other end may have asked where it is, before its worker told it.
         assert pair.a.tunnel.exchange.counters["initiations_sent"] == 1
 
     on_a_loop(each, each, work)

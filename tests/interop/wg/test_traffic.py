@@ -18,6 +18,7 @@ from tests.net.tunnel import BACKEND, SERVER, Kind, Options, Site, Tunnel
 from tests.net.wg import generate_psk
 
 SIZE_BYTES = 4_000_001
+INITIATION_BYTES: Final = 148
 ENDS: Final[tuple[Literal["client", "server"], ...]] = ("client", "server")
 PSK_CASES = [pytest.param(False, id="no-psk"), pytest.param(True, id="psk")]
 OUTER_CASES = [pytest.param(4, id="outer4"), pytest.param(6, id="outer6")]
