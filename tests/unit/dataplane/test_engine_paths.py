@@ -192,7 +192,8 @@ def test_what_cannot_be_sent_is_false_and_what_cannot_be_is_an_error(pair: Pair)
 
 def test_idle_budget_is_a_gauge(pair: Pair) -> None:
     engine = pair.client.engine
-    assert (engine.idle_interval_ns, engine.idle_paths) == (0, 0)
+    # Nothing has passed yet: it is idle from the beginning, and one path of the default budget.
+    assert (engine.idle_interval_ns, engine.idle_paths) == (NS_PER_S // 20_000, 1)
     engine.set_probe_budget(1)
     engine.set_liveness(pair.client.slot, 300 * NS_PER_MS, pair.now_ns)
     pair.run(12 * NS_PER_S, step_ns=100 * NS_PER_MS)
