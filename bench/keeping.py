@@ -5,11 +5,15 @@ and show that however it ends.
 
 from __future__ import annotations
 
+import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
+
+from tests.net.lab import missing_requirements
 
 INTERRUPTED: Final = 130
 Document = dict[str, Any]
@@ -63,3 +67,22 @@ def to_its_end(bench: Measuring, tables: Callable[[Document], str], minutes: flo
     bench.save(complete)
     say("\n" + tables(bench.document(complete)))
     return status or int(bool(bench.failed))
+
+
+def show_or_run(
+    given: argparse.Namespace,
+    make: Callable[[], Measuring],
+    tables: Callable[[Document], str],
+    out: Path,
+    minutes: float = 0.0,
+) -> int:
+    """The tables of ``--table FILE``, or all of it anew; the exit status. ``out``: where the document will lie."""
+    if given.table:
+        say(tables(json.loads(given.table.read_text())))
+        return 0
+    if problem := missing_requirements():
+        sys.exit(f"{out.stem}: {problem}")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = to_its_end(make(), tables, minutes)
+    say(f"\n{out}")
+    return status

@@ -10,72 +10,53 @@ named, and the others are kept.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.keeping import first_line, replace_file, say, to_its_end
+from bench.keeping import replace_file, show_or_run
 from bench.load import report
 from bench.load.gateway import NATIVE, ON_LOOP
 from bench.load.measure import Measured, Plan, measure
+from bench.load.turns import Turns
 from bench.tunnel.about import about
-from tests.net.lab import REPO, LabError, missing_requirements
+from tests.net.lab import REPO, LabError
 
 OUT: Final = REPO / "bench" / "out"
 SIZES: Final = "1000,10000,100000"
 BUDGET_MIN: Final = 30.0
-ERROR_CHARS: Final = 2000
 
 
 class Bench:
     """Everything that was measured so far."""
 
     def __init__(self, sizes: list[int], plan: Plan, native: bool, minutes: float, out: Path) -> None:
-        self._sizes, self._plan, self._native, self._out = sizes, plan, native, out
-        self._minutes, self._start_s = minutes, time.monotonic()
+        self._sizes = {f"{size:,} sessions": size for size in sorted(sizes)}
+        self._plan, self._native, self._out = plan, native, out
+        self._turns = Turns({name: plan.seconds(size) for name, size in self._sizes.items()}, minutes)
         self._about: dict[str, Any] = {**about(), "native": native}
         self.measured: dict[int, Measured] = {}
-        self.failed: list[str] = []
+        self.failed = self._turns.failed
 
     def run(self) -> None:
         """From the smallest to the largest."""
-        planned_s = sum(self._plan.seconds(size) for size in self._sizes)
-        sizes = ", ".join(f"{size:,}" for size in self._sizes)
-        say(f"{sizes} sessions: about {planned_s / 60:.0f} minutes, at most {self._minutes:g}")
-        for size in sorted(self._sizes):
-            left_s = 60 * self._minutes - (time.monotonic() - self._start_s)
-            if self._plan.seconds(size) > left_s:
-                self._fail(size, f"takes about {self._plan.seconds(size):.0f} s, and {left_s:.0f} s are left")
-                continue
-            self._size(size)
+        for name in self._turns.each():
+            self._size(name, self._sizes[name])
             self.save(complete=False)
 
-    def _size(self, size: int) -> None:
+    def _size(self, name: str, size: int) -> None:
         tables = NATIVE if self._native else ON_LOOP
 
         def keep(found: Measured) -> None:
             self.measured[size] = found
-            self.failed += [f"{size:,} sessions: {problem}" for problem in found.failed]
+            self.failed += [f"{name}: {problem}" for problem in found.failed]
 
         try:
-            measure(size, tables, self._plan, lambda text: self._note(size, text), keep)
+            measure(size, tables, self._plan, lambda text: self._turns.note(name, text), keep)
         except (LabError, OSError) as error:
-            self._fail(size, str(error)[:ERROR_CHARS])
-
-    def _note(self, size: int, text: str) -> None:
-        elapsed_s = time.monotonic() - self._start_s
-        left_s = sum(
-            self._plan.seconds(one) for one in self._sizes if one >= size and one not in self.measured
-        )
-        say(f"[{elapsed_s:5.0f} s, about {left_s:5.0f} s for this size and those to come] {size:,}: {text}")
-
-    def _fail(self, size: int, problem: str) -> None:
-        self.failed.append(f"{size:,} sessions: {problem}")
-        self._note(size, f"could not be measured: {first_line(LabError(problem))}")
+            self._turns.fail(name, str(error))
 
     def document(self, complete: bool) -> dict[str, Any]:
         """Everything so far."""
@@ -122,17 +103,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     given = arguments(argv)
-    if given.table:
-        say(report.load_tables(json.loads(given.table.read_text())))
-        return 0
-    if problem := missing_requirements():
-        sys.exit(f"bench.load: {problem}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     plan = Plan(given.idle, given.rekeyed, given.established, given.rate is None, given.rate or 0.0)
-    bench = Bench(given.sessions, plan, not given.loop, given.minutes, given.out)
-    status = to_its_end(bench, report.load_tables)
-    say(f"\n{given.out / 'load.json'}")
-    return status
+    bench = partial(Bench, given.sessions, plan, not given.loop, given.minutes, given.out)
+    return show_or_run(given, bench, report.load_tables, given.out / "load.json")
 
 
 if __name__ == "__main__":

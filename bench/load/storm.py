@@ -8,23 +8,22 @@ them with fewer clients. ``--table FILE`` prints an earlier run. The exit status
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.keeping import first_line, replace_file, say, to_its_end
+from bench.keeping import replace_file, show_or_run
 from bench.load import report
 from bench.load.gateway import NATIVE, ON_LOOP
 from bench.load.play import Played, Player, attach_established, established_rate
 from bench.load.scenario import Event, Scenario, ScenarioError, parse, scaled
 from bench.load.stand import ATTACH_PER_S, START_PER_PEER_S, standing
+from bench.load.turns import Turns
 from bench.tunnel.about import about
-from tests.net.lab import REPO, LabError, missing_requirements
+from tests.net.lab import REPO, LabError
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
 OUT: Final = REPO / "bench" / "out"
@@ -33,7 +32,6 @@ USUAL: Final = ("handshakes", "paths", "restart", "flood", "restart-100k")
 BUDGET_MIN: Final = 30.0
 SEARCH_S: Final = 40.0
 START_S: Final = 10.0
-ERROR_CHARS: Final = 2000
 
 
 def play(scenario: Scenario, native: bool, note: Callable[[str], None]) -> Played:
@@ -69,39 +67,25 @@ class Storm:
 
     def __init__(self, scenarios: dict[str, Scenario], native: bool, minutes: float, out: Path) -> None:
         self._scenarios, self._native, self._out = scenarios, native, out
-        self._minutes, self._start_s = minutes, time.monotonic()
+        self._turns = Turns({name: seconds(scenario) for name, scenario in scenarios.items()}, minutes)
         self._about: dict[str, Any] = {**about(), "native": native}
         self.played: dict[str, tuple[Scenario, Played]] = {}
-        self.failed: list[str] = []
+        self.failed = self._turns.failed
 
     def run(self) -> None:
         """One after the other."""
-        planned_s = sum(map(seconds, self._scenarios.values()))
-        say(f"{', '.join(self._scenarios)}: about {planned_s / 60:.0f} minutes, at most {self._minutes:g}")
-        for name, scenario in self._scenarios.items():
-            left_s = 60 * self._minutes - (time.monotonic() - self._start_s)
-            if seconds(scenario) > left_s:
-                self._fail(name, f"takes about {seconds(scenario):.0f} s, and {left_s:.0f} s are left")
-                continue
-            self._note(name, scenario.title)
+        for name in self._turns.each():
+            scenario = self._scenarios[name]
+            self._turns.note(name, scenario.title)
             self._one(name, scenario)
             self.save(complete=False)
 
     def _one(self, name: str, scenario: Scenario) -> None:
         try:
-            self.played[name] = scenario, play(scenario, self._native, lambda text: self._note(name, text))
+            played = play(scenario, self._native, lambda text: self._turns.note(name, text))
+            self.played[name] = scenario, played
         except (LabError, OSError) as error:
-            self._fail(name, str(error)[:ERROR_CHARS])
-
-    def _note(self, name: str, text: str) -> None:
-        names = list(self._scenarios)
-        left_s = sum(seconds(self._scenarios[one]) for one in names[names.index(name) :])
-        elapsed_s = time.monotonic() - self._start_s
-        say(f"[{elapsed_s:5.0f} s, about {left_s:5.0f} s for this one and those to come] {name}: {text}")
-
-    def _fail(self, name: str, problem: str) -> None:
-        self.failed.append(f"{name}: {problem}")
-        self._note(name, f"could not be measured: {first_line(LabError(problem))}")
+            self._turns.fail(name, str(error))
 
     def document(self, complete: bool) -> dict[str, Any]:
         """Everything so far."""
@@ -148,16 +132,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     given = arguments(argv)
-    if given.table:
-        say(report.storm_tables(json.loads(given.table.read_text())))
-        return 0
-    if problem := missing_requirements():
-        sys.exit(f"bench.load.storm: {problem}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    storm = Storm(read(given.scenarios, given.scale), not given.loop, given.minutes, given.out)
-    status = to_its_end(storm, report.storm_tables)
-    say(f"\n{given.out / 'storm.json'}")
-    return status
+    scenarios = read(given.scenarios, given.scale)
+    storm = partial(Storm, scenarios, not given.loop, given.minutes, given.out)
+    return show_or_run(given, storm, report.storm_tables, given.out / "storm.json")
 
 
 if __name__ == "__main__":

@@ -9,21 +9,19 @@ failed: a loud machine misses them too.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, Final
 
-from bench.keeping import first_line, replace_file, say, to_its_end
+from bench.keeping import first_line, replace_file, say, show_or_run
 from bench.ops import report
 from bench.ops.measure import VARIANTS, Sizes, sit
 from bench.tunnel.about import about
 from bench.tunnel.figures import Run
 from bench.tunnel.quiet import Verdict, judge, snapshot
 from bench.tunnel.report import unrest
-from tests.net.lab import REPO, LabError, missing_requirements
+from tests.net.lab import REPO, LabError
 
 OUT: Final = REPO / "bench" / "out" / "ops.json"
 RUNS: Final = 3
@@ -99,16 +97,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     given = arguments(argv)
-    if given.table:
-        say(report.tables(json.loads(given.table.read_text())))
-        return 0
-    if problem := missing_requirements():
-        sys.exit(f"bench.ops: {problem}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     sizes = Sizes(given.sessions, given.scrapes, given.quick, given.pings)
-    status = to_its_end(Bench(given.runs, sizes, given.out), report.tables)
-    say(f"\n{given.out}")
-    return status
+    return show_or_run(given, lambda: Bench(given.runs, sizes, given.out), report.tables, given.out)
 
 
 if __name__ == "__main__":

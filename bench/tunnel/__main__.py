@@ -10,20 +10,18 @@ not failed: a loud machine misses them too.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from bench.keeping import say, to_its_end
+from bench.keeping import show_or_run
 from bench.tunnel import report
 from bench.tunnel.about import about
 from bench.tunnel.measure import MEASUREMENTS
 from bench.tunnel.runner import PEERS, Bench, Options
-from tests.net.lab import REPO, missing_requirements
+from tests.net.lab import REPO
 
 OUT: Final = REPO / "bench" / "out" / "tunnel.json"
 RUNS: Final = 3
@@ -60,17 +58,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run it."""
     given = arguments(argv)
-    if given.table:
-        say(report.tables(json.loads(given.table.read_text())))
-        return 0
-    if problem := missing_requirements():
-        sys.exit(f"bench.tunnel: {problem}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     peers, only = chosen("PEERS", PEERS), chosen("ONLY", MEASUREMENTS)
     options = Options(peers, only, given.runs, given.repeats, given.minutes, given.out)
-    status = to_its_end(Bench(options, about()), report.tables, options.minutes)
-    say(f"\n{given.out}")
-    return status
+    return show_or_run(given, lambda: Bench(options, about()), report.tables, given.out, given.minutes)
 
 
 if __name__ == "__main__":
