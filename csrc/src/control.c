@@ -127,7 +127,18 @@ static int sort_frames(const struct jv_arrival *a, const struct jv_frame *frames
     return others;
 }
 
+/* A peer resends what is not answered, sooner than a gateway answers thousands of them: copies wait for
+ * nobody's turn. */
+static bool has_its_turn(const struct jv_engine *e, const struct jv_session *s) {
+    const bool behind = jv_ring_waiting_bytes(e->controls) >= JV_RING_BEHIND_BYTES;
+    return s->controls < (behind ? JV_CONTROLS_BEHIND : UINT8_MAX);
+}
+
 static void hand_up(struct jv_engine *e, const struct jv_arrival *a, const uint8_t *plain, uint32_t len) {
+    if (!has_its_turn(e, a->session)) {
+        jv_count(&e->counters, JV_CTR_DROP_CONTROL_BEHIND);
+        return;
+    }
     struct jv_event *event = jv_ring_reserve(e->controls, (uint32_t)(sizeof *event + len));
     if (!event) {
         jv_count(&e->counters, JV_CTR_DROP_RING_CONTROL_FULL);
@@ -142,9 +153,11 @@ static void hand_up(struct jv_engine *e, const struct jv_arrival *a, const uint8
         .bytes = a->bytes,
         .value = a->at ? a->at->id : 0,
         .local_index = a->kp->local_index,
+        .order = e->order++,
         .from = a->msg->from,
     };
     memcpy(event->data, plain, len);
+    a->session->controls++;
     jv_engine_publish(e, e->controls, (uint32_t)(sizeof *event + len));
 }
 

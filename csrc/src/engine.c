@@ -425,6 +425,7 @@ bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv
     *event = facts;
     event->slot = s ? s->slot : JV_SESSION_NONE;
     event->len = (uint16_t)len;
+    event->order = e->order++;
     if (len > 0)
         memcpy(event->data, data, len);
     jv_engine_publish(e, e->events, (uint32_t)(sizeof *event + len));
@@ -438,22 +439,48 @@ void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_re
     s->wanted = jv_engine_report(e, s, event, NULL, 0); /* else the next packet asks again */
 }
 
-const struct jv_event *jv_engine_peek(struct jv_engine *e) {
-    struct jv_ring *const in_order[] = {e->events, e->controls, e->handshakes, e->strangers};
+bool jv_engine_sheds(struct jv_engine *e) {
+    if (jv_ring_waiting_bytes(e->events) < JV_RING_BEHIND_BYTES)
+        return false;
+    jv_count(&e->counters, JV_CTR_REPORTS_SHED);
+    return true;
+}
+
+/* Facts and messages as they came: what thousands of sessions report at once must not keep from us the
+ * messages that end their trouble. Messages are looked at first: whatever fact came before one is there by
+ * then. Who is not authenticated waits for both. */
+static struct jv_ring *next_ring(const struct jv_engine *e) {
     uint32_t bytes;
-    for (size_t i = 0; i < JV_ARRAY_LEN(in_order); i++) {
-        const struct jv_event *event = jv_ring_peek(in_order[i], &bytes);
-        e->peeked = in_order[i];
-        if (event)
-            return event;
-    }
-    return NULL;
+    const struct jv_event *message = jv_ring_peek(e->controls, &bytes);
+    const struct jv_event *fact = jv_ring_peek(e->events, &bytes);
+    if (fact && message)
+        return (int32_t)(message->order - fact->order) < 0 ? e->controls : e->events;
+    if (fact || message)
+        return fact ? e->events : e->controls;
+    return jv_ring_peek(e->handshakes, &bytes) ? e->handshakes : e->strangers;
+}
+
+const struct jv_event *jv_engine_peek(struct jv_engine *e) {
+    uint32_t bytes;
+    e->peeked = next_ring(e);
+    return jv_ring_peek(e->peeked, &bytes);
+}
+
+/* Its session may be gone, and the row another's: that one may then have one more waiting than its share. */
+static void taken(struct jv_engine *e) {
+    uint32_t bytes;
+    const struct jv_event *event = jv_ring_peek(e->controls, &bytes);
+    struct jv_session *s = event ? jv_table_get(e->table, event->slot) : NULL;
+    if (s && s->controls)
+        s->controls--;
 }
 
 void jv_engine_consume(struct jv_engine *e) {
     JV_HOLD(e, 0);
     if (e->peeked == e->handshakes || e->peeked == e->strangers)
         e->handshakes_waiting--;
+    else if (e->peeked == e->controls)
+        taken(e);
     jv_ring_consume(e->peeked);
 }
 

@@ -52,7 +52,9 @@
 #define JV_HANDSHAKES_PRESSED   250u    /* waiting: what Python takes for load (tunnel.py) */
 #define JV_RING_EVENT_BYTES     262144u
 #define JV_RING_CONTROL_BYTES   262144u
-#define JV_NOTICES_PER_S        10u /* session.md: new-address notices per session */
+#define JV_CONTROLS_BEHIND      2u     /* of one session, while Python is behind; else what fits a byte */
+#define JV_RING_BEHIND_BYTES    32768u /* some 300 facts: Python is 30 ms behind */
+#define JV_NOTICES_PER_S        10u    /* session.md: new-address notices per session */
 #define JV_IDLE_AFTER_NS        (10 * JV_NS_PER_S)
 #define JV_IDLE_INTERVAL_MAX_NS (25 * JV_NS_PER_S)
 #define JV_PROBE_BUDGET         20000u /* liveness.probe_budget: 5 % of a core */
@@ -187,6 +189,7 @@ struct jv_engine {
     uint32_t probe_budget;
     bool client;
     uint8_t hash_key[16];
+    uint32_t order;         /* of the next fact or message */
     struct jv_ring *peeked; /* where the event handed out by peek came from */
     uint64_t now_ns;        /* of whoever holds the lock; never goes back */
     uint64_t icmp_ns;       /* last answer to an inner sender */
@@ -253,6 +256,8 @@ void jv_engine_socket_failed(struct jv_engine *e, int socket_id, int error);
  * full. */
 bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv_event facts,
                       const void *data, size_t len);
+/* Whether Python is so far behind that a report which changes nothing is better not made. */
+bool jv_engine_sheds(struct jv_engine *e);
 static inline void jv_engine_publish(struct jv_engine *e, struct jv_ring *ring, uint32_t bytes) {
     jv_ring_commit(ring, bytes);
     e->news = true;

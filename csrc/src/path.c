@@ -229,6 +229,10 @@ bool jv_path_may_probe(const struct jv_path *path) {
     return !path->open[(path->seq + 1) % JV_OPEN_PROBES].open;
 }
 
+uint64_t jv_path_probed_ns(const struct jv_path *path) {
+    return path->open[path->seq % JV_OPEN_PROBES].tx_ns;
+}
+
 uint64_t jv_path_probe_sent(struct jv_path *path, uint64_t now_ns) {
     path->seq++;
     *open_of(path, path->seq) = (struct jv_open_probe){
@@ -259,6 +263,7 @@ unsigned jv_path_miss(struct jv_path *path, uint64_t profile_ns, uint64_t now_ns
         return 0;
     path->misses = (uint8_t)(path->misses + late > UINT8_MAX ? UINT8_MAX : path->misses + late);
     path->streak = 0;
+    path->owed = JV_TOLD_ANSWERS;
     if (path->misses >= 2)
         fill(path, now_ns);
     return late;
@@ -407,8 +412,9 @@ static void levels_of(const struct jv_path *path, const struct jv_thresholds *li
 }
 
 /* An eighth of the SRTT, 5 ms of jitter, a point of loss: what scores can tell apart. */
-static bool moved(const struct jv_path *path, const struct jv_measured *m, uint64_t now_ns) {
-    if (path->reported_ns && now_ns - path->reported_ns < JV_SUSPECT_MIN_NS)
+static bool moved(const struct jv_path *path, const struct jv_measured *m, uint64_t spacing_ns,
+                  uint64_t now_ns) {
+    if (path->reported_ns && now_ns - path->reported_ns < spacing_ns)
         return false;
     return distance(m->srtt_us, path->reported_srtt_us) > path->reported_srtt_us / 8 + 1000 ||
            distance(m->jitter_us, path->reported_jitter_us) > 5000 ||
@@ -416,12 +422,12 @@ static bool moved(const struct jv_path *path, const struct jv_measured *m, uint6
 }
 
 bool jv_path_crossed(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m,
-                     uint64_t now_ns) {
+                     uint64_t spacing_ns, uint64_t now_ns) {
     uint8_t level[3];
     levels_of(path, limits, m, level);
     if (m->packets < JV_LOSS_MIN_PACKETS && m->lost >= 2)
         fill(path, now_ns);
-    if (memcmp(level, path->level, sizeof level) == 0 && !moved(path, m, now_ns))
+    if (memcmp(level, path->level, sizeof level) == 0 && !moved(path, m, spacing_ns, now_ns))
         return false;
     path->mtu_wanted |= level[0] == 2 && path->level[0] != 2; /* perhaps only large ones are lost */
     memcpy(path->level, level, sizeof level);

@@ -9,9 +9,9 @@
 /* --- what Python hears
  * --------------------------------------------------------------------------------------- */
 
-static void report(struct jv_engine *e, const struct jv_session *s, const struct jv_path *path,
+static bool report(struct jv_engine *e, const struct jv_session *s, const struct jv_path *path,
                    enum jv_event_kind kind, unsigned reason, uint64_t value) {
-    (void)jv_engine_report(
+    return jv_engine_report(
         e, s,
         (struct jv_event){
             .kind = (uint16_t)kind, .reason = (uint16_t)reason, .path_id = path->id, .value = value},
@@ -19,44 +19,61 @@ static void report(struct jv_engine *e, const struct jv_session *s, const struct
 }
 
 /* The first misses are told one by one: a death is judged by their number and by the intervals that they
- * span. A path that stays dead is mentioned once a second. */
+ * span. Once that is told, a path that stays silent is mentioned when its silence has doubled. */
 static bool worth_telling(const struct jv_path *path, uint64_t profile_ns, uint64_t now_ns) {
-    if (path->misses <= JV_TOLD_MISSES_MAX || path->missed_ns < path->proof_ns)
+    if (path->missed_ns < path->proof_ns)
         return path->misses >= 2;
     const uint64_t span_ns = now_ns - path->proof_ns, told_ns = path->missed_ns - path->proof_ns;
+    const bool judged = path->misses > JV_MISSES_JUDGED && profile_ns && told_ns / profile_ns >= 2;
+    if (!judged && path->misses <= JV_TOLD_MISSES_MAX)
+        return path->misses >= 2;
     if (profile_ns && span_ns / profile_ns > told_ns / profile_ns && told_ns / profile_ns < 2)
         return true;
-    return now_ns - path->missed_ns >= JV_NS_PER_S;
+    return span_ns >= 2 * told_ns;
 }
 
 static void report_missed(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
     if (!worth_telling(path, s->paths->profile_ns, e->now_ns))
         return;
-    path->missed_ns = e->now_ns;
-    report(e, s, path, JV_EVENT_MISSED, path->misses, e->now_ns - path->proof_ns);
+    if (report(e, s, path, JV_EVENT_MISSED, path->misses, e->now_ns - path->proof_ns))
+        path->missed_ns = e->now_ns;
 }
 
 /* The first, and what crosses a threshold or moves, at once; else one a second for the scores, none while
- * nobody needs them. */
+ * nobody needs them. Python takes a measurement for an answer as well. */
 static void report_measured(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
     const struct jv_measured m = jv_path_measured(path, e->now_ns);
-    const bool crossed = jv_path_crossed(path, &s->paths->thresholds, &m, e->now_ns);
-    const bool due =
-        path->reported_ns == 0 || (!s->paths->idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS);
+    const bool idle = s->paths->idle;
+    const bool crossed = jv_path_crossed(path, &s->paths->thresholds, &m,
+                                         idle ? JV_REPORT_EVERY_NS : JV_MOVED_EVERY_NS, e->now_ns);
+    const bool due = path->reported_ns == 0 || (!idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS);
     if (!crossed && !path->report && !due)
+        return;
+    if (!crossed && path->reported_ns && jv_engine_sheds(e))
         return;
     path->reported_ns = e->now_ns;
     path->reported_srtt_us = m.srtt_us;
     path->reported_jitter_us = m.jitter_us;
     path->reported_loss_ppm = m.loss_ppm;
-    (void)jv_engine_report(e, s, (struct jv_event){.kind = JV_EVENT_MEASURED, .path_id = path->id}, &m,
-                           sizeof m);
+    if (!jv_engine_report(e, s, (struct jv_event){.kind = JV_EVENT_MEASURED, .path_id = path->id}, &m,
+                          sizeof m))
+        path->reported_ns = 0; /* at the next answer */
 }
 
-/* Every answer if asked for; else the first after trouble, and those at which trust grows (session.md §5). */
-static void report_answered(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
-    if (path->report || path->streak == 1 || path->streak == 3 || path->streak == 30)
-        report(e, s, path, JV_EVENT_ANSWERED, path->streak, 0);
+static uint8_t still_owed(unsigned streak) {
+    return streak >= 30 ? 0 : streak >= 3 ? 1 : 2;
+}
+
+/* Every answer if asked for; of a path that has missed one, or was doubted, those at which trust grows. What
+ * was not told for want of room is told at the next. */
+static void report_answered(struct jv_engine *e, const struct jv_session *s, struct jv_path *path,
+                            bool doubted) {
+    const uint8_t owed = still_owed(path->streak);
+    const bool grows = owed < path->owed;
+    if (!doubted && !grows && (!path->report || jv_engine_sheds(e)))
+        return;
+    if (report(e, s, path, JV_EVENT_ANSWERED, path->streak, 0) && grows)
+        path->owed = owed;
 }
 
 /* --- idle sessions
@@ -94,6 +111,12 @@ static void settle_idle(struct jv_engine *e, struct jv_paths *p) {
         return;
     p->idle = true;
     e->idle_paths += p->used;
+}
+
+/* What is looked at as often as there is a probe. */
+static void look_around(struct jv_engine *e, struct jv_session *s) {
+    settle_idle(e, s->paths);
+    jv_window_look(e, s);
 }
 
 static uint64_t interval_of(const struct jv_engine *e, const struct jv_paths *p, const struct jv_path *path) {
@@ -157,22 +180,63 @@ void jv_probe_fill(const struct jv_paths *p, const struct jv_path *path, size_t 
     };
 }
 
+/* The frame of a probe, as the last one of a datagram of that size. The caller sends it, and then says so. */
+static void put_probe(struct jv_engine *e, const struct jv_session *s, const struct jv_path *path,
+                      size_t datagram_bytes, uint8_t *frame) {
+    struct jv_probe probe;
+    jv_probe_fill(s->paths, path, datagram_bytes, &probe);
+    probe.tx_time_ns = e->now_ns;
+    probe.seq = path->seq + 1;
+    (void)jv_probe_put(frame, &probe);
+}
+
+static void plan_next(const struct jv_engine *e, const struct jv_session *s, struct jv_path *path,
+                      uint64_t from_ns) {
+    const uint64_t interval_ns = interval_of(e, s->paths, path);
+    path->next_probe_ns = interval_ns ? from_ns + interval_ns : 0;
+}
+
+static void probe_sent(struct jv_engine *e, struct jv_path *path) {
+    jv_count(&e->counters, JV_CTR_TX_PROBES);
+    (void)jv_path_probe_sent(path, e->now_ns);
+}
+
+/* --- probes that leave with answers: one datagram instead of two
+ * --------------------------------------------- */
+
+/* Our own next probe is due within half an interval. It counts for when it was due, which keeps the pace. */
+static bool may_ride(const struct jv_engine *e, const struct jv_session *s, const struct jv_path *path) {
+    return path->next_probe_ns && jv_path_may_probe(path) &&
+           path->next_probe_ns <= e->now_ns + interval_of(e, s->paths, path) / 2;
+}
+
+static void rode(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
+    probe_sent(e, path);
+    look_around(e, s);
+    plan_next(e, s, path, path->next_probe_ns);
+}
+
+/* Ends that ask at the same moment would for ever do so: the gateway lets its client go first. */
+static void fall_behind(const struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
+    const uint64_t interval_ns = interval_of(e, s->paths, path);
+    if (!e->client && path->next_probe_ns && e->now_ns - jv_path_probed_ns(path) < interval_ns / 4)
+        path->next_probe_ns = e->now_ns + interval_ns + interval_ns / 8;
+}
+
 /* Without a key there is nothing to ask with, and nothing to conclude from silence. */
 static void send_probe(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
     const size_t len = 1 + JV_PROBE_FRAME_BYTES;
     struct jv_keypair *kp = jv_control_key(e, s);
-    struct jv_probe probe;
     uint8_t *plain = jv_control_plain(e);
-    if (!kp || !jv_path_may_probe(path))
+    if (!kp || !jv_path_may_probe(path)) {
+        plan_next(e, s, path, e->now_ns);
         return;
-    jv_probe_fill(s->paths, path, jv_control_datagram(len), &probe);
-    probe.tx_time_ns = e->now_ns;
-    probe.seq = path->seq + 1;
+    }
     plain[0] = JV_FRAMES_MARK;
-    (void)jv_probe_put(plain + 1, &probe);
-    jv_count(&e->counters, JV_CTR_TX_PROBES);
+    put_probe(e, s, path, jv_control_datagram(len), plain + 1);
     (void)jv_control_send(e, s, kp, path, &path->endpoint, len); /* what is lost here is missed later */
-    (void)jv_path_probe_sent(path, e->now_ns);
+    probe_sent(e, path);
+    plan_next(e, s, path, e->now_ns);
 }
 
 static void run_path(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
@@ -183,45 +247,43 @@ static void run_path(struct jv_engine *e, struct jv_session *s, struct jv_path *
     const bool ask = doubt_ns && doubt_ns <= now_ns;
     if (ask && path->asked_ns) {
         path->suspect = true;
-        report(e, s, path, JV_EVENT_SUSPECTED, 0, 0);
+        (void)report(e, s, path, JV_EVENT_SUSPECTED, 0, 0);
     } else if (ask) {
         path->asked_ns = now_ns;
     }
     if (!ask && (!path->next_probe_ns || path->next_probe_ns > now_ns))
         return;
     send_probe(e, s, path);
-    const uint64_t interval_ns = interval_of(e, s->paths, path);
-    path->next_probe_ns = interval_ns ? now_ns + interval_ns : 0;
 }
 
 void jv_paths_run(struct jv_engine *e, struct jv_session *s) {
     struct jv_paths *p = s->paths;
     s->due.paths_ns = 0;
-    settle_idle(e, p);
+    look_around(e, s);
     for (unsigned i = 0; i < p->capacity; i++)
         if (p->row[i].id)
             run_path(e, s, &p->row[i]);
     jv_pmtu_run(e, s);
-    jv_window_look(e, s);
     jv_paths_arm(e, s);
 }
 
 /* --- probes and answers that came
  * ---------------------------------------------------------------------------- */
 
-/* The other end's view, when it changed; while it differs from ours, repeated at most ten times a second. An
+/* The other end's view, when it changed; while it differs from ours, repeated at most once a second. An
  * overtaken message says nothing new. */
 void jv_probe_binding(struct jv_engine *e, const struct jv_arrival *a, uint64_t epoch, uint8_t path_id) {
     struct jv_paths *p = a->session->paths;
     const bool same = p->peer_known && p->peer_epoch == epoch && p->peer_path == path_id;
     const bool agreed = epoch == p->epoch && path_id == (p->bound ? p->bound->id : 0);
-    if (!a->newest || (same && (agreed || e->now_ns - p->peer_told_ns < JV_NS_PER_S / 10)))
+    if (!a->newest || (same && (agreed || e->now_ns - p->peer_told_ns < JV_NS_PER_S)))
         return;
-    p->peer_known = true;
+    if (same && jv_engine_sheds(e))
+        return;
     p->peer_epoch = epoch;
     p->peer_path = path_id;
     p->peer_told_ns = e->now_ns;
-    (void)jv_engine_report(
+    p->peer_known = jv_engine_report(
         e, a->session, (struct jv_event){.kind = JV_EVENT_PEER_BINDING, .path_id = path_id, .value = epoch},
         NULL, 0);
 }
@@ -258,7 +320,7 @@ static bool may_answer(struct jv_engine *e, const struct asker *who, size_t byte
 }
 
 void jv_probe_answer(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe *probe) {
-    const size_t len = 1 + JV_PROBE_ACK_FRAME_BYTES;
+    size_t len = 1 + JV_PROBE_ACK_FRAME_BYTES;
     struct jv_session *s = a->session;
     struct jv_keypair *kp = jv_control_key(e, s);
     const struct asker who = asker_of(e, a, probe->path_id);
@@ -280,7 +342,16 @@ void jv_probe_answer(struct jv_engine *e, const struct jv_arrival *a, const stru
     uint8_t *plain = jv_control_plain(e);
     plain[0] = JV_FRAMES_MARK;
     (void)jv_probe_ack_put(plain + 1, &ack);
+    const bool rides = kp && who.path && may_ride(e, s, who.path);
+    if (rides) {
+        put_probe(e, s, who.path, jv_control_datagram(len + JV_PROBE_FRAME_BYTES), plain + len);
+        len += JV_PROBE_FRAME_BYTES;
+    }
     (void)jv_control_send(e, s, kp ? kp : a->kp, who.path, to, len);
+    if (rides)
+        rode(e, s, who.path);
+    else if (who.path)
+        fall_behind(e, s, who.path);
 }
 
 void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe_ack *ack) {
@@ -294,11 +365,12 @@ void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const st
     jv_probe_binding(e, a, ack->binding_epoch, ack->bound_path_id);
     if (jv_pmtu_answered(e, a->session, path, ack->seq))
         return;
+    const bool doubted = path->suspect;
     if (!jv_path_answered(path, ack->seq, ack->echo_time_ns, ack->hold_time_ns, ack->rx_packets, e->now_ns)) {
         jv_count(&e->counters, JV_CTR_DROP_CONTROL_STALE);
         return;
     }
-    report_answered(e, a->session, path);
+    report_answered(e, a->session, path, doubted);
     report_measured(e, a->session, path);
     jv_pmtu_search(e, a->session);
     jv_paths_arm(e, a->session);

@@ -77,6 +77,11 @@ void *jv_ring_reserve(struct jv_ring *ring, uint32_t bytes) {
     return record_at(ring, ring->reserved_at)->body;
 }
 
+uint32_t jv_ring_waiting_bytes(const struct jv_ring *ring) {
+    return atomic_load_explicit(&ring->head, memory_order_relaxed) -
+           atomic_load_explicit(&ring->tail, memory_order_relaxed);
+}
+
 void jv_ring_commit(struct jv_ring *ring, uint32_t bytes) {
     if (bytes > ring->reserved_bytes)
         bytes = ring->reserved_bytes;

@@ -39,6 +39,7 @@ struct end {
     struct jv_endpoint at[PATHS];   /* where the other end finds us, by path */
     struct jv_endpoint from[PATHS]; /* the other end, through our socket of that path */
     bool deaf[PATHS];               /* what arrives on that path is lost */
+    bool busy;                      /* nobody takes its events */
     struct seen seen[SEEN_MAX];
     int events;
 };
@@ -109,7 +110,7 @@ static inline struct end *bed_other(struct bed *b, const struct end *x) {
 
 static inline void bed_keep(struct end *x) {
     const struct jv_event *event;
-    while ((event = jv_engine_peek(x->engine)) != NULL) {
+    while (!x->busy && (event = jv_engine_peek(x->engine)) != NULL) {
         if (x->events < SEEN_MAX) {
             struct seen *seen = &x->seen[x->events++];
             seen->event = *event;

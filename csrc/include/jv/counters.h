@@ -65,6 +65,7 @@
 	X(DROP_HANDSHAKE_SOURCE, drop_handshake_source)   /* more from one source than its share, while others wait */ \
 	X(DROP_RING_HANDSHAKE_FULL, drop_ring_handshake_full) \
 	X(DROP_RING_EVENT_FULL, drop_ring_event_full) \
+	X(REPORTS_SHED, reports_shed)             /* that change nothing, not told while Python is behind */ \
 	/* answers to inner packets */ \
 	X(ICMP_SENT, icmp_sent) \
 	X(ICMP_LIMITED, icmp_limited) \
@@ -81,6 +82,7 @@
 	X(DROP_CONTROL_BUDGET, drop_control_budget)   /* beyond three times what came from there */ \
 	X(DROP_CONTROL_STALE, drop_control_stale)     /* an answer to no probe of ours, or a very old one */ \
 	X(DROP_RING_CONTROL_FULL, drop_ring_control_full) \
+	X(DROP_CONTROL_BEHIND, drop_control_behind)   /* others of its session wait, and Python is behind: sent again anyway */ \
 	X(NOTICE_LIMITED, notice_limited)         /* new addresses not told to Python, 10/s per session */
 /* clang-format on */
 

@@ -93,7 +93,7 @@ struct jv_event {
     uint32_t bytes; /* size of the datagram that caused it */
     uint64_t value;
     uint32_t local_index; /* of the keypair it came under */
-    uint32_t unused;
+    uint32_t order;       /* of facts and messages, as they came */
     struct jv_endpoint from;
     uint8_t data[];
 };

@@ -39,8 +39,11 @@
 #define JV_JITTER_MIN_SAMPLES   16
 #define JV_ANSWER_MAX_NS        (10000 * JV_NS_PER_MS) /* an older answer says nothing about now */
 #define JV_BASELINE_HALF_NS     (300000 * JV_NS_PER_MS)
+#define JV_MOVED_EVERY_NS       (100 * JV_NS_PER_MS) /* while there is traffic */
 #define JV_REPORT_EVERY_NS      (900 * JV_NS_PER_MS) /* about one a second, at the next answer */
 #define JV_TOLD_MISSES_MAX      8  /* told one by one: more than any profile's death needs */
+#define JV_TOLD_ANSWERS         3  /* of a path that missed: the 1st, 3rd and 30th in a row (session.md §5) */
+#define JV_MISSES_JUDGED        3  /* with the span of two intervals: every profile's death */
 #define JV_FAST_MISSES_MAX      32 /* beyond it a suspect path is probed at the profile's interval again */
 #define JV_CONTROL_TOKEN_NS     (10 * JV_NS_PER_MS) /* security.control_rate: 100/s, burst 100 */
 #define JV_CONTROL_BURST_NS     (1000 * JV_NS_PER_MS)
@@ -103,6 +106,7 @@ struct jv_path {
     uint8_t level[3]; /* loss, latency, jitter: 0 below exit, 1 between, 2 above enter */
     uint8_t points, point_last;
     bool mtu_wanted;             /* its size is to be asked for */
+    uint8_t owed;                /* how many answers on the way up from a miss are still to be told, of 3 */
     struct jv_endpoint previous; /* where it was before it moved: still allowed to be challenged */
     struct jv_loss_point now;    /* at the newest answer */
     struct jv_loss_point point[JV_LOSS_POINTS];
@@ -237,6 +241,8 @@ uint64_t jv_path_interval_ns(const struct jv_path *path, uint64_t profile_ns, ui
                              uint64_t now_ns);
 /* Whether a further probe finds room among those on their way. */
 bool jv_path_may_probe(const struct jv_path *path);
+/* When the last probe left, 0 = none has. */
+uint64_t jv_path_probed_ns(const struct jv_path *path);
 /* A probe leaves, already counted in tx_packets. Returns its number. */
 uint64_t jv_path_probe_sent(struct jv_path *path, uint64_t now_ns);
 /* Counts the probes that are too late as missed; returns how many were new. */
@@ -252,9 +258,10 @@ static inline void jv_path_heard(struct jv_path *path, uint64_t now_ns) {
 }
 
 struct jv_measured jv_path_measured(const struct jv_path *path, uint64_t now_ns);
-/* Whether a report is due: a threshold was crossed, or the figures moved enough to matter for a choice. */
+/* Whether a report is due: a threshold was crossed, or the figures moved enough to matter for a choice, and
+ * that long after the last report. */
 bool jv_path_crossed(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m,
-                     uint64_t now_ns);
+                     uint64_t spacing_ns, uint64_t now_ns);
 
 /* A bucket of 100 messages that fills at 100 per second, kept as the time when it will be full again. */
 static inline bool jv_control_allowed(uint64_t *full_ns, uint64_t now_ns, unsigned cost) {

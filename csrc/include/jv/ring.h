@@ -20,6 +20,8 @@ JV_API uint32_t jv_ring_record_max(const struct jv_ring *ring) JV_NONNULL JV_PUR
 /* Producer. Contiguous, 8-byte aligned memory for a record of up to `bytes`, or NULL: full, or more than
  * jv_ring_record_max(). Nothing is seen by the consumer before commit; reserving again starts over. */
 JV_API void *jv_ring_reserve(struct jv_ring *ring, uint32_t bytes) JV_NONNULL JV_WARN_UNUSED;
+/* How much waits for the consumer, gaps included: exact to the producer, but for what is being consumed. */
+JV_API uint32_t jv_ring_waiting_bytes(const struct jv_ring *ring) JV_NONNULL;
 /* Publishes the reserved record with its first `bytes` bytes (at most those reserved). */
 JV_API void jv_ring_commit(struct jv_ring *ring, uint32_t bytes) JV_NONNULL;
 

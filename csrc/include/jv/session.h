@@ -126,6 +126,7 @@ struct jv_session {
     uint64_t notice_ns;    /* since when notices about new addresses are counted */
     uint64_t control_ns;   /* rate of control messages from addresses that are no path's */
     uint8_t notices;       /* in the second from notice_ns on */
+    uint8_t controls;      /* its messages that wait for Python */
     uint64_t latest_handshake_ns;
     uint32_t next_free; /* of an unused row */
 };
