@@ -86,6 +86,7 @@ static void begin(struct jv_engine *e, struct jv_paths *p, struct jv_path *path,
     jv_path_reset(path, e->now_ns);
     path->next_probe_ns = p->profile_ns ? e->now_ns : 0;
     p->used++;
+    e->paths++;
     e->idle_paths += p->idle;
 }
 
@@ -127,6 +128,7 @@ static void drop(struct jv_engine *e, struct jv_session *s, struct jv_path *path
         unbind(s);
     *path = (struct jv_path){.id = 0};
     s->paths->used--;
+    e->paths--;
     e->idle_paths -= s->paths->idle;
 }
 
@@ -166,6 +168,7 @@ int jv_engine_drop_path(struct jv_engine *e, uint32_t slot, uint8_t path_id) {
 
 void jv_paths_close(struct jv_engine *e, struct jv_session *s) {
     jv_paths_uncount(e, s);
+    e->paths -= s->paths ? s->paths->used : 0;
     jv_paths_free(s->paths);
     s->paths = NULL;
     s->due.paths_ns = 0;
@@ -279,7 +282,6 @@ int jv_engine_path_stats(struct jv_engine *e, uint32_t slot, uint8_t path_id, ui
     if (!path)
         return -ENOENT;
     const struct jv_paths *p = s->paths;
-    const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_paths_idle_interval(e);
     *out = (struct jv_path_stats){
         .measured = jv_path_measured(path, now_ns),
         .tx_packets = path->tx_packets,
@@ -289,7 +291,7 @@ int jv_engine_path_stats(struct jv_engine *e, uint32_t slot, uint8_t path_id, ui
         .heard_ns = path->heard_ns,
         .answered_ns = path->proof_ns,
         .pto_ns = jv_path_pto_ns(path),
-        .interval_ns = jv_path_interval_ns(path, p->profile_ns, p->idle ? idle_ns : 0, now_ns),
+        .interval_ns = jv_probe_interval(e, p, path),
         .mtu_bytes = path->mtu_bytes,
         .misses = path->misses,
         .streak = path->streak,

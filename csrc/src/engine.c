@@ -440,8 +440,11 @@ void jv_engine_want(struct jv_engine *e, struct jv_session *s, enum jv_wanted_re
 }
 
 bool jv_engine_sheds(struct jv_engine *e) {
-    if (jv_ring_waiting_bytes(e->events) < JV_RING_BEHIND_BYTES)
+    if (jv_ring_waiting_bytes(e->events) < JV_RING_BEHIND_BYTES &&
+        !jv_overspent(e->reports_full_ns, e->now_ns)) {
+        jv_spend(&e->reports_full_ns, e->now_ns, JV_REPORTS_PER_S);
         return false;
+    }
     jv_count(&e->counters, JV_CTR_REPORTS_SHED);
     return true;
 }

@@ -57,7 +57,9 @@
 #define JV_NOTICES_PER_S        10u    /* session.md: new-address notices per session */
 #define JV_IDLE_AFTER_NS        (10 * JV_NS_PER_S)
 #define JV_IDLE_INTERVAL_MAX_NS (25 * JV_NS_PER_S)
-#define JV_PROBE_BUDGET         20000u /* liveness.probe_budget: 5 % of a core */
+#define JV_BURST_NS             (JV_NS_PER_S / 10) /* of budget that may be spent at once */
+#define JV_REPORTS_PER_S        2000u              /* measurements: a tenth of a core of Python's */
+#define JV_PROBE_BUDGET         20000u             /* liveness.probe_budget: 5 % of a core */
 #define JV_SOCKET_ERRORS_PER_S  10u
 #define JV_ICMP_INTERVAL_NS     (JV_NS_PER_S / 100)
 
@@ -185,7 +187,9 @@ struct jv_engine {
     struct jv_ring *events;     /* authenticated facts */
     struct jv_ring *controls;   /* authenticated messages: a peer that floods them keeps no fact from us */
     uint32_t handshakes_waiting;
-    uint32_t idle_paths; /* of sessions without inner traffic for 10 s */
+    uint32_t idle_paths;                      /* of sessions without inner traffic for 10 s */
+    uint32_t paths;                           /* of all */
+    uint64_t probes_full_ns, reports_full_ns; /* when these budgets are whole again */
     uint32_t probe_budget;
     bool client;
     uint8_t hash_key[16];
@@ -256,8 +260,17 @@ void jv_engine_socket_failed(struct jv_engine *e, int socket_id, int error);
  * full. */
 bool jv_engine_report(struct jv_engine *e, const struct jv_session *s, struct jv_event facts,
                       const void *data, size_t len);
-/* Whether Python is so far behind that a report which changes nothing is better not made. */
+/* Whether Python has enough to do, so that a report which decides nothing is better not made. */
 bool jv_engine_sheds(struct jv_engine *e);
+/* Of something that may happen so often: done once more, and whether it happens too often by now. */
+static inline void jv_spend(uint64_t *full_ns, uint64_t now_ns, uint64_t per_s) {
+    *full_ns = (*full_ns > now_ns ? *full_ns : now_ns) + JV_NS_PER_S / per_s;
+}
+
+static inline bool jv_overspent(uint64_t full_ns, uint64_t now_ns) {
+    return full_ns > now_ns + JV_BURST_NS;
+}
+
 static inline void jv_engine_publish(struct jv_engine *e, struct jv_ring *ring, uint32_t bytes) {
     jv_ring_commit(ring, bytes);
     e->news = true;
@@ -327,6 +340,8 @@ void jv_paths_arm(struct jv_engine *e, struct jv_session *s);
 /* The session is a stock one again, or none. */
 void jv_paths_close(struct jv_engine *e, struct jv_session *s);
 void jv_paths_uncount(struct jv_engine *e, struct jv_session *s);
+/* How often this path is probed now. */
+uint64_t jv_probe_interval(const struct jv_engine *e, const struct jv_paths *p, const struct jv_path *path);
 uint64_t jv_paths_idle_interval(const struct jv_engine *e);
 void jv_probe_answer(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe *probe);
 void jv_probe_answered(struct jv_engine *e, const struct jv_arrival *a, const struct jv_probe_ack *ack);

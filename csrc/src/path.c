@@ -205,14 +205,18 @@ uint64_t jv_path_due_ns(const struct jv_path *path, uint64_t profile_ns) {
     return at;
 }
 
-uint64_t jv_path_interval_ns(const struct jv_path *path, uint64_t profile_ns, uint64_t idle_ns,
+uint64_t jv_path_interval_ns(const struct jv_path *path, uint64_t profile_ns, uint64_t slow_ns,
                              uint64_t now_ns) {
     uint64_t chosen = path->interval_ns ? path->interval_ns : profile_ns;
     if (is_fast(path))
         return JV_SUSPECT_INTERVAL_NS;
-    /* Neither a path in trouble nor one the core watches is left to the slow interval of idle sessions. */
-    if (chosen && !is_watched(path, profile_ns) && !path->misses && idle_ns > chosen)
-        chosen = idle_ns;
+    /* Neither a path in trouble nor one the core watches is left to the slow interval; one that stays silent
+     * waits for a second at most. */
+    const bool silent = path->misses > JV_TOLD_MISSES_MAX;
+    if (silent && slow_ns > JV_BUSY_INTERVAL_MAX_NS)
+        slow_ns = JV_BUSY_INTERVAL_MAX_NS;
+    if (chosen && !is_watched(path, profile_ns) && (!path->misses || silent) && slow_ns > chosen)
+        chosen = slow_ns;
     if (now_ns < path->fill_until_ns && chosen > JV_FILL_INTERVAL_NS)
         chosen = JV_FILL_INTERVAL_NS;
     return chosen;
@@ -421,15 +425,18 @@ static bool moved(const struct jv_path *path, const struct jv_measured *m, uint6
            (m->packets >= JV_LOSS_MIN_PACKETS && distance(m->loss_ppm, path->reported_loss_ppm) >= PPM / 100);
 }
 
-bool jv_path_crossed(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m,
-                     uint64_t spacing_ns, uint64_t now_ns) {
+bool jv_path_moved(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m,
+                   uint64_t spacing_ns, uint64_t now_ns) {
     uint8_t level[3];
     levels_of(path, limits, m, level);
     if (m->packets < JV_LOSS_MIN_PACKETS && m->lost >= 2)
         fill(path, now_ns);
-    if (memcmp(level, path->level, sizeof level) == 0 && !moved(path, m, spacing_ns, now_ns))
-        return false;
+    return memcmp(level, path->level, sizeof level) != 0 || moved(path, m, spacing_ns, now_ns);
+}
+
+void jv_path_told(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m) {
+    uint8_t level[3];
+    levels_of(path, limits, m, level);
     path->mtu_wanted |= level[0] == 2 && path->level[0] != 2; /* perhaps only large ones are lost */
     memcpy(path->level, level, sizeof level);
-    return true;
 }

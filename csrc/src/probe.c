@@ -41,16 +41,20 @@ static void report_missed(struct jv_engine *e, const struct jv_session *s, struc
 
 /* The first, and what crosses a threshold or moves, at once; else one a second for the scores, none while
  * nobody needs them. Python takes a measurement for an answer as well. */
+static bool worth_measuring(const struct jv_engine *e, const struct jv_paths *p, struct jv_path *path,
+                            const struct jv_measured *m) {
+    const bool due =
+        path->reported_ns == 0 || (!p->idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS);
+    return due || path->report ||
+           jv_path_moved(path, &p->thresholds, m, p->idle ? JV_REPORT_EVERY_NS : JV_MOVED_EVERY_NS,
+                         e->now_ns);
+}
+
 static void report_measured(struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
     const struct jv_measured m = jv_path_measured(path, e->now_ns);
-    const bool idle = s->paths->idle;
-    const bool crossed = jv_path_crossed(path, &s->paths->thresholds, &m,
-                                         idle ? JV_REPORT_EVERY_NS : JV_MOVED_EVERY_NS, e->now_ns);
-    const bool due = path->reported_ns == 0 || (!idle && e->now_ns - path->reported_ns >= JV_REPORT_EVERY_NS);
-    if (!crossed && !path->report && !due)
+    if (!worth_measuring(e, s->paths, path, &m) || (path->reported_ns && jv_engine_sheds(e)))
         return;
-    if (!crossed && path->reported_ns && jv_engine_sheds(e))
-        return;
+    jv_path_told(path, &s->paths->thresholds, &m);
     path->reported_ns = e->now_ns;
     path->reported_srtt_us = m.srtt_us;
     path->reported_jitter_us = m.jitter_us;
@@ -119,9 +123,15 @@ static void look_around(struct jv_engine *e, struct jv_session *s) {
     jv_window_look(e, s);
 }
 
-static uint64_t interval_of(const struct jv_engine *e, const struct jv_paths *p, const struct jv_path *path) {
+/* Of sessions with traffic, whose packets ask for a probe by themselves when they stay unanswered. */
+static uint64_t busy_interval(const struct jv_engine *e) {
+    const uint64_t interval_ns = e->paths * JV_NS_PER_S / e->probe_budget;
+    return interval_ns < JV_BUSY_INTERVAL_MAX_NS ? interval_ns : JV_BUSY_INTERVAL_MAX_NS;
+}
+
+uint64_t jv_probe_interval(const struct jv_engine *e, const struct jv_paths *p, const struct jv_path *path) {
     const uint64_t idle_ns = p->idle_ns ? p->idle_ns : jv_paths_idle_interval(e);
-    return jv_path_interval_ns(path, p->profile_ns, p->idle ? idle_ns : 0, e->now_ns);
+    return jv_path_interval_ns(path, p->profile_ns, p->idle ? idle_ns : busy_interval(e), e->now_ns);
 }
 
 static uint64_t sooner(uint64_t a, uint64_t b) {
@@ -141,7 +151,7 @@ void jv_paths_active(struct jv_engine *e, struct jv_session *s) {
     for (unsigned i = 0; i < p->capacity; i++) {
         struct jv_path *path = &p->row[i];
         if (path->id && path->next_probe_ns)
-            path->next_probe_ns = sooner(path->next_probe_ns, e->now_ns + interval_of(e, p, path));
+            path->next_probe_ns = sooner(path->next_probe_ns, e->now_ns + jv_probe_interval(e, p, path));
     }
     jv_paths_arm(e, s);
 }
@@ -190,14 +200,18 @@ static void put_probe(struct jv_engine *e, const struct jv_session *s, const str
     (void)jv_probe_put(frame, &probe);
 }
 
+/* A path whose loss is in doubt is asked more often, unless thousands are. */
 static void plan_next(const struct jv_engine *e, const struct jv_session *s, struct jv_path *path,
                       uint64_t from_ns) {
-    const uint64_t interval_ns = interval_of(e, s->paths, path);
+    if (jv_overspent(e->probes_full_ns, e->now_ns))
+        path->fill_until_ns = 0;
+    const uint64_t interval_ns = jv_probe_interval(e, s->paths, path);
     path->next_probe_ns = interval_ns ? from_ns + interval_ns : 0;
 }
 
 static void probe_sent(struct jv_engine *e, struct jv_path *path) {
     jv_count(&e->counters, JV_CTR_TX_PROBES);
+    jv_spend(&e->probes_full_ns, e->now_ns, e->probe_budget + e->probe_budget / 4 + 1);
     (void)jv_path_probe_sent(path, e->now_ns);
 }
 
@@ -207,7 +221,7 @@ static void probe_sent(struct jv_engine *e, struct jv_path *path) {
 /* Our own next probe is due within half an interval. It counts for when it was due, which keeps the pace. */
 static bool may_ride(const struct jv_engine *e, const struct jv_session *s, const struct jv_path *path) {
     return path->next_probe_ns && jv_path_may_probe(path) &&
-           path->next_probe_ns <= e->now_ns + interval_of(e, s->paths, path) / 2;
+           path->next_probe_ns <= e->now_ns + jv_probe_interval(e, s->paths, path) / 2;
 }
 
 static void rode(struct jv_engine *e, struct jv_session *s, struct jv_path *path) {
@@ -218,7 +232,7 @@ static void rode(struct jv_engine *e, struct jv_session *s, struct jv_path *path
 
 /* Ends that ask at the same moment would for ever do so: the gateway lets its client go first. */
 static void fall_behind(const struct jv_engine *e, const struct jv_session *s, struct jv_path *path) {
-    const uint64_t interval_ns = interval_of(e, s->paths, path);
+    const uint64_t interval_ns = jv_probe_interval(e, s->paths, path);
     if (!e->client && path->next_probe_ns && e->now_ns - jv_path_probed_ns(path) < interval_ns / 4)
         path->next_probe_ns = e->now_ns + interval_ns + interval_ns / 8;
 }

@@ -65,7 +65,7 @@
 	X(DROP_HANDSHAKE_SOURCE, drop_handshake_source)   /* more from one source than its share, while others wait */ \
 	X(DROP_RING_HANDSHAKE_FULL, drop_ring_handshake_full) \
 	X(DROP_RING_EVENT_FULL, drop_ring_event_full) \
-	X(REPORTS_SHED, reports_shed)             /* that change nothing, not told while Python is behind */ \
+	X(REPORTS_SHED, reports_shed)             /* measurements that Python has no time for */ \
 	/* answers to inner packets */ \
 	X(ICMP_SENT, icmp_sent) \
 	X(ICMP_LIMITED, icmp_limited) \

@@ -41,9 +41,10 @@
 #define JV_BASELINE_HALF_NS     (300000 * JV_NS_PER_MS)
 #define JV_MOVED_EVERY_NS       (100 * JV_NS_PER_MS) /* while there is traffic */
 #define JV_REPORT_EVERY_NS      (900 * JV_NS_PER_MS) /* about one a second, at the next answer */
-#define JV_TOLD_MISSES_MAX      8  /* told one by one: more than any profile's death needs */
-#define JV_TOLD_ANSWERS         3  /* of a path that missed: the 1st, 3rd and 30th in a row (session.md §5) */
-#define JV_MISSES_JUDGED        3  /* with the span of two intervals: every profile's death */
+#define JV_TOLD_MISSES_MAX      8 /* told one by one: more than any profile's death needs */
+#define JV_TOLD_ANSWERS         3 /* of a path that missed: the 1st, 3rd and 30th in a row (session.md §5) */
+#define JV_MISSES_JUDGED        3 /* with the span of two intervals: every profile's death */
+#define JV_BUSY_INTERVAL_MAX_NS (1000 * JV_NS_PER_MS)
 #define JV_FAST_MISSES_MAX      32 /* beyond it a suspect path is probed at the profile's interval again */
 #define JV_CONTROL_TOKEN_NS     (10 * JV_NS_PER_MS) /* security.control_rate: 100/s, burst 100 */
 #define JV_CONTROL_BURST_NS     (1000 * JV_NS_PER_MS)
@@ -236,8 +237,8 @@ uint64_t jv_path_patience_ns(const struct jv_path *path, uint64_t profile_ns);
 uint64_t jv_path_suspect_due_ns(const struct jv_path *path);
 /* The earliest of probe, miss and suspicion; 0 = never. */
 uint64_t jv_path_due_ns(const struct jv_path *path, uint64_t profile_ns);
-/* The next probe's interval; idle_ns: for a path of an idle session, else 0. */
-uint64_t jv_path_interval_ns(const struct jv_path *path, uint64_t profile_ns, uint64_t idle_ns,
+/* The next probe's interval; slow_ns: its share of the budget, if that is longer. */
+uint64_t jv_path_interval_ns(const struct jv_path *path, uint64_t profile_ns, uint64_t slow_ns,
                              uint64_t now_ns);
 /* Whether a further probe finds room among those on their way. */
 bool jv_path_may_probe(const struct jv_path *path);
@@ -258,10 +259,12 @@ static inline void jv_path_heard(struct jv_path *path, uint64_t now_ns) {
 }
 
 struct jv_measured jv_path_measured(const struct jv_path *path, uint64_t now_ns);
-/* Whether a report is due: a threshold was crossed, or the figures moved enough to matter for a choice, and
- * that long after the last report. */
-bool jv_path_crossed(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m,
-                     uint64_t spacing_ns, uint64_t now_ns);
+/* Whether a threshold is crossed since the last report, or the figures moved enough to matter for a choice
+ * and that long after it. */
+bool jv_path_moved(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m,
+                   uint64_t spacing_ns, uint64_t now_ns);
+/* It is told now. */
+void jv_path_told(struct jv_path *path, const struct jv_thresholds *limits, const struct jv_measured *m);
 
 /* A bucket of 100 messages that fills at 100 per second, kept as the time when it will be full again. */
 static inline bool jv_control_allowed(uint64_t *full_ns, uint64_t now_ns, unsigned cost) {
