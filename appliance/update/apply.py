@@ -30,6 +30,7 @@ from appliance.update.slots import Slots
 from gateway.errors import HostError, ProtocolError, Refused
 
 _PARTITIONS: Final = {"root.squashfs": "root", "root.verity": "verity"}
+_OS_RELEASE_MAX_BYTES: Final = 16 * 1024
 
 
 def refuse_older(manifest: Manifest, running_serial: int, floor: int, allow_older: bool) -> None:
@@ -44,6 +45,15 @@ def refuse_older(manifest: Manifest, running_serial: int, floor: int, allow_olde
             f"version {manifest.version} (serial {manifest.serial}) is not newer than what runs "
             f"(serial {running_serial}); --allow-older installs it all the same"
         )
+
+
+def refuse_flavour(manifest: Manifest, os_release: bytes) -> None:
+    """``Refused`` for an update whose kernel may not know this machine's disk."""
+    lines = os_release.decode("utf-8", "replace").splitlines()
+    flavours = [line.partition("=")[2].strip('"') for line in lines if line.startswith("VARIANT_ID=")]
+    if flavours != [manifest.flavour]:
+        own = ", ".join(flavours) or "unknown"
+        raise Refused(f"the update has the {manifest.flavour} kernel, this appliance the other kind ({own})")
 
 
 class Apply:
@@ -64,6 +74,7 @@ class Apply:
             raise HostError(
                 f"slot {self._slots.running} runs, but its slot.cfg on the boot partition cannot be read"
             )
+        refuse_flavour(manifest, read_small(self._disk, self._places.os_release, _OS_RELEASE_MAX_BYTES))
         refuse_older(manifest, running.serial, self._record.floor(), allow_older)
         for name, kind in _PARTITIONS.items():
             partition = self._places.partition(kind, self._target)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Final, Protocol
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta, Struct
@@ -41,6 +41,8 @@ FILES: Final = {
     "slot.cfg": 1024,
 }
 
+# The cloud kernel knows no controllers of real machines.
+Flavour = Literal["cloud", "generic"]
 Progress = Callable[[str, int, int], None]
 _Serial = Annotated[int, Meta(ge=0, le=SERIAL_MAX)]
 
@@ -60,10 +62,11 @@ class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What is signed. ``floor``: the lowest serial that may follow once this one was confirmed."""
+    """What is signed. ``floor``: the lowest serial that may follow once it was confirmed. ``flavour``: its kernel."""
 
     arch: str
     files: tuple[FileEntry, ...]
+    flavour: Flavour
     floor: _Serial
     product: str
     roothash: Annotated[str, Meta(pattern=rf"^{ROOTHASH_PATTERN}\Z")]

@@ -22,6 +22,11 @@ class Places:
         return self.root / "proc/cmdline"
 
     @property
+    def os_release(self) -> Path:
+        """Says which kernel this image has: VARIANT_ID."""
+        return self.root / "etc/os-release"
+
+    @property
     def esp(self) -> Path:
         """The boot partition; mounted while it is needed."""
         return self.root / "boot/esp"

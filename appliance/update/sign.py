@@ -16,9 +16,10 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from appliance.update import slotcfg, verity
-from appliance.update.bundle import ARCHITECTURE, FILES, PRODUCT, Manifest, file_entry, head
+from appliance.update.bundle import ARCHITECTURE, FILES, PRODUCT, Flavour, Manifest, file_entry, head
 from appliance.update.disk import CHUNK_BYTES
 from gateway import crypto
 from gateway.control import regularfile
@@ -58,7 +59,7 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def make_manifest(folder: Path, floor: int) -> Manifest:
+def make_manifest(folder: Path, flavour: Flavour, floor: int) -> Manifest:
     """The manifest of the slot in a folder. ``JumpError`` when the slot would not boot or not be taken."""
     config = slotcfg.decode((folder / "slot.cfg").read_text(encoding="ascii"))
     with (folder / "root.verity").open("rb") as hashes:
@@ -72,6 +73,7 @@ def make_manifest(folder: Path, floor: int) -> Manifest:
     return Manifest(
         arch=ARCHITECTURE,
         files=files,
+        flavour=flavour,
         floor=floor,
         product=PRODUCT,
         roothash=config.roothash,
@@ -80,9 +82,11 @@ def make_manifest(folder: Path, floor: int) -> Manifest:
     )
 
 
-def write_bundle(folder: Path, output: Path, seed: bytes, floor: int = 0) -> Manifest:
+def write_bundle(
+    folder: Path, output: Path, seed: bytes, flavour: Flavour = "cloud", floor: int = 0
+) -> Manifest:
     """Sign the slot in a folder; the output is replaced at once."""
-    manifest = make_manifest(folder, floor)
+    manifest = make_manifest(folder, flavour, floor)
     _, secret = crypto.ed25519_seed_keypair(seed)
     fresh = output.with_name(f".{output.name}.new")
     try:
@@ -116,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, help="the bundle, such as jumping-vpn-1.2.3-amd64.jvpnup"
     )
     parser.add_argument(
+        "--flavour",
+        choices=get_args(Flavour),
+        default="cloud",
+        help="the slot's kernel, VARIANT_ID of its os-release",
+    )
+    parser.add_argument(
         "--floor",
         type=int,
         default=0,
@@ -135,7 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if len(asked.slot) != 1 or asked.key is None or asked.output is None:
             parser.error("needs --key FILE, one FOLDER and -o FILE, or: keygen FILE")
-        manifest = write_bundle(Path(asked.slot[0]), asked.output, read_key(asked.key), asked.floor)
+        manifest = write_bundle(
+            Path(asked.slot[0]), asked.output, read_key(asked.key), asked.flavour, asked.floor
+        )
         print(f"{asked.output}: version {manifest.version}, serial {manifest.serial}")
     except (JumpError, OSError) as error:
         print(f"sign: {error}", file=sys.stderr)

@@ -47,15 +47,23 @@ def decode_state(block: bytes) -> BootState:
     return BootState(variables.get("slot", ""), variables.get("next", ""), variables.get("try", "0"))
 
 
-def boot_choice(state: BootState, is_bootable: Callable[[str], bool]) -> tuple[str, BootState]:
-    """Which slot GRUB starts, and what it leaves in grubenv."""
-    chosen = state.slot
-    if state.trial_is_due:
+class Start(NamedTuple):
+    """What GRUB does: which slot, whether it tells the kernel of a trial, and what it leaves in grubenv."""
+
+    slot: str
+    trial: bool
+    state: BootState
+
+
+def boot_choice(state: BootState, is_slot: Callable[[str], bool]) -> Start:
+    """The slot rule. ``is_slot``: whether the slot has a slot.cfg."""
+    chosen, trial = state.slot, state.trial_is_due
+    if trial:
         state = state._replace(try_="0")
         chosen = state.next
-    if not is_bootable(chosen):
-        chosen = "b" if chosen == "a" else "a"
-    return chosen, state
+    if not is_slot(chosen):
+        chosen, trial = ("b" if chosen == "a" else "a"), False
+    return Start(chosen, trial, state)
 
 
 def running_slot(command_line: str) -> str:
