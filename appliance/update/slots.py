@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two slots, a and b: which one runs, which one GRUB starts next, what the other holds.
 
-Rule: GRUB starts ``slot``, except once after ``try=1``, when it starts ``next``. It clears ``try`` before it boots, so
-a system that does not come up has had its one try. Only a system that runs and has passed its test writes ``slot``.
-``boot_choice`` is the same rule as the lines in grub.cfg; a test runs both over every state.
+Rule: which slot is started is GRUB's to say, by the slot rule (slotrule.py). A system that does not come up has had its
+one try; only one that runs and has passed its test writes ``slot``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from appliance.update import grubenv, slotcfg
@@ -45,25 +44,6 @@ def decode_state(block: bytes) -> BootState:
     except HostError:
         return BootState()
     return BootState(variables.get("slot", ""), variables.get("next", ""), variables.get("try", "0"))
-
-
-class Start(NamedTuple):
-    """What GRUB does: which slot, whether it tells the kernel of a trial, and what it leaves in grubenv."""
-
-    slot: str
-    trial: bool
-    state: BootState
-
-
-def boot_choice(state: BootState, is_slot: Callable[[str], bool]) -> Start:
-    """The slot rule. ``is_slot``: whether the slot has a slot.cfg."""
-    chosen, trial = state.slot, state.trial_is_due
-    if trial:
-        state = state._replace(try_="0")
-        chosen = state.next
-    if not is_slot(chosen):
-        chosen, trial = ("b" if chosen == "a" else "a"), False
-    return Start(chosen, trial, state)
 
 
 def running_slot(command_line: str) -> str:

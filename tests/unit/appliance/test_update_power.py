@@ -14,7 +14,8 @@ from appliance.update.bundle import Manifest
 from appliance.update.confirm import Confirm, Standing, standing
 from appliance.update.places import SLOTS
 from appliance.update.sign import make_manifest
-from appliance.update.slots import BootState, Start, boot_choice, decode_state
+from appliance.update.slotrule import Start, boot_choice
+from appliance.update.slots import BootState, decode_state
 from tests.unit.appliance.powercut import SECTOR_BYTES, ModelDisk, PowerCut
 from tests.unit.appliance.updating import Box, make_box, make_bundle, make_slot, manifest_of
 
