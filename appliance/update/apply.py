@@ -134,7 +134,7 @@ class Apply:
     def _read_back_file(self, entry: FileEntry, tree: verity.Tree | None) -> None:
         path = self._path(entry.name)
         digest = hashlib.sha256()
-        for chunk in self._counted(f"verifying {entry.name}", entry, self._stored(path, entry.size_bytes)):
+        for chunk in self._counted(f"reading back {entry.name}", entry, self._stored(path, entry.size_bytes)):
             digest.update(chunk)
             if tree is not None:
                 tree.update(chunk)

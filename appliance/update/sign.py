@@ -59,8 +59,8 @@ def read_key(path: Path) -> bytes:
     return key
 
 
-def make_manifest(folder: Path, flavour: Flavour, floor: int) -> Manifest:
-    """The manifest of the slot in a folder. ``JumpError`` when the slot would not boot or not be taken."""
+def make_manifest(folder: Path, flavour: Flavour, floor: int | None = None) -> Manifest:
+    """The manifest of the slot in a folder; its floor is its own serial unless a lower one is given. ``JumpError`` when the slot would not boot or not be taken."""
     config = slotcfg.decode((folder / "slot.cfg").read_text(encoding="ascii"))
     with (folder / "root.verity").open("rb") as hashes:
         tree = verity.Tree(verity.read_superblock(hashes.read(verity.BLOCK_BYTES)).salt)
@@ -74,7 +74,7 @@ def make_manifest(folder: Path, flavour: Flavour, floor: int) -> Manifest:
         arch=ARCHITECTURE,
         files=files,
         flavour=flavour,
-        floor=floor,
+        floor=config.serial if floor is None else floor,
         product=PRODUCT,
         roothash=config.roothash,
         serial=config.serial,
@@ -83,7 +83,7 @@ def make_manifest(folder: Path, flavour: Flavour, floor: int) -> Manifest:
 
 
 def write_bundle(
-    folder: Path, output: Path, seed: bytes, flavour: Flavour = "cloud", floor: int = 0
+    folder: Path, output: Path, seed: bytes, flavour: Flavour = "cloud", floor: int | None = None
 ) -> Manifest:
     """Sign the slot in a folder; the output is replaced at once."""
     manifest = make_manifest(folder, flavour, floor)
@@ -128,9 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--floor",
         type=int,
-        default=0,
         metavar="SERIAL",
-        help="appliances that confirmed this update never again take one with a lower serial",
+        help="appliances that confirmed this update never again take one below it; default: its own serial",
     )
     return parser
 

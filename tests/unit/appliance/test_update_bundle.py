@@ -55,6 +55,9 @@ def test_what_was_signed_comes_out_again(tmp_path: Path) -> None:
     manifest = manifest_of(path)
     assert (manifest.version, manifest.serial, manifest.floor) == ("2.0.0", NEW, 7)
     assert tuple(entry.name for entry in manifest.files) == tuple(FILES)
+    assert manifest_of(make_bundle(tmp_path)).floor == NEW, (
+        "what is older is forbidden unless the signer says else"
+    )
 
 
 def test_the_same_slot_and_key_make_the_same_bundle(tmp_path: Path) -> None:
@@ -250,7 +253,7 @@ def test_a_tree_that_is_not_that_of_the_data_is_not_signed(tmp_path: Path) -> No
     slot = make_slot(tmp_path / "slot")
     (slot / "root.verity").write_bytes((slot / "root.verity").read_bytes()[:-1] + b"x")
     with pytest.raises(ProtocolError, match="do not belong together"):
-        sign.make_manifest(slot, "cloud", 0)
+        sign.make_manifest(slot, "cloud")
 
 
 def test_the_command_makes_a_key_and_signs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def model(tmp_path: Path) -> Box:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Manifest:
-    return make_manifest(make_slot(tmp_path / "again", 1_700_000_000, "1.0.0"), "cloud", 0)
+    return make_manifest(make_slot(tmp_path / "again", 1_700_000_000, "1.0.0"), "cloud")
 
 
 def cut(box: Box, new: Path, at: int) -> ModelDisk | None:

@@ -72,7 +72,7 @@ def make_slot(folder: Path, serial: int = NEW, version: str = "2.0.0", data_bloc
     return folder
 
 
-def make_bundle(folder: Path, serial: int = NEW, version: str = "2.0.0", floor: int = 0) -> Path:
+def make_bundle(folder: Path, serial: int = NEW, version: str = "2.0.0", floor: int | None = None) -> Path:
     """A signed bundle of such a slot."""
     slot = make_slot(folder / f"slot-{version}-{serial}", serial, version)
     output = folder / f"jumping-vpn-{version}-{serial}-amd64.jvpnup"
