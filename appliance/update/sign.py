@@ -60,7 +60,10 @@ def read_key(path: Path) -> bytes:
 
 
 def make_manifest(folder: Path, flavour: Flavour, floor: int | None = None) -> Manifest:
-    """The manifest of the slot in a folder; its floor is its own serial unless a lower one is given. ``JumpError`` when the slot would not boot or not be taken."""
+    """The manifest of the slot in a folder; its floor is its own serial unless a lower one is given.
+
+    ``JumpError`` when the slot would not boot or not be taken.
+    """
     config = slotcfg.decode((folder / "slot.cfg").read_text(encoding="ascii"))
     with (folder / "root.verity").open("rb") as hashes:
         tree = verity.Tree(verity.read_superblock(hashes.read(verity.BLOCK_BYTES)).salt)
