@@ -110,12 +110,24 @@ def test_a_second_update_over_a_confirmed_one_is_as_safe(model: Box, tmp_path: P
             break
         for left in fates(disk, at):
             box = Box(model.root, left)
+            if not any(box.holds("b", manifest) for manifest in held.values()):
+                # Either of the two would do; that both hold is what keeps one mistake from being the last.
+                assert box.slots.config("b") is None, f"step {at}: half a slot looks like a slot"
+                assert not box.slots.state().trial_is_due, f"step {at}: half a slot is to be tried"
             begun = start(box)
             if begun.slot == "b":
                 config = box.slots.config("b")
                 assert config is not None and box.holds("b", held[config.serial]), f"step {at}"
     else:
         pytest.fail("the update never came to its end")
+
+
+def test_what_was_said_to_be_done_outlives_a_power_cut(model: Box, tmp_path: Path) -> None:
+    model.update(make_bundle(tmp_path))
+    assert isinstance(model.disk, ModelDisk)
+    left = Box(model.root, model.disk.after_power_cut(None))
+    assert start(left) == Start("b", True, BootState("a", "b", "0"))
+    assert left.record.last() == model.record.last()
 
 
 def test_a_cut_confirmation_starts_a_whole_slot(model: Box, tmp_path: Path) -> None:
