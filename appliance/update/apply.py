@@ -69,6 +69,7 @@ class Apply:
 
     def judge(self, manifest: Manifest, allow_older: bool) -> None:
         """``Refused`` or ``HostError`` before anything is touched."""
+        self._slots.require_settled()
         running = self._slots.config(self._slots.running)
         if running is None:
             raise HostError(

@@ -101,6 +101,7 @@ class Updater:
                     f"slot {slots.other} is not tried any more; slot {slots.running} is started as before"
                 )
                 return
+            slots.require_settled()
             verify_slot(slots, slots.other, self._progress)
             config = slots.config(slots.other)
             if config is None:

@@ -14,7 +14,7 @@ from appliance.update import grubenv, slotcfg
 from appliance.update.disk import Disk, read_small
 from appliance.update.places import SLOTS, Places
 from appliance.update.slotcfg import SlotConfig
-from gateway.errors import HostError, Refused
+from gateway.errors import HostError, Refused, TryLater
 
 _PARAMETER: Final = "jvpn.slot="
 _COMMAND_LINE_MAX_BYTES: Final = 8192
@@ -85,6 +85,15 @@ class Slots:
     def configs(self) -> Mapping[str, SlotConfig | None]:
         """Both."""
         return {slot: self.config(slot) for slot in SLOTS}
+
+    def require_settled(self) -> None:
+        """``TryLater`` while the other slot is the one to start: it is not ours to write then."""
+        slot = self.state().slot
+        if slot != self.running:
+            raise TryLater(
+                f"slot {self.running} is not confirmed, and a restart goes back to slot {slot or self.other}: "
+                "wait for the end of its trial, or `jvpn-appliance confirm`"
+            )
 
     def state(self) -> BootState:
         """What GRUB will read at the next start."""

@@ -12,7 +12,7 @@ from appliance.update.bundle import FILES
 from appliance.update.disk import RealDisk
 from appliance.update.record import LastUpdate
 from appliance.update.slots import BootState
-from gateway.errors import HostError, JumpError, ProtocolError, Refused
+from gateway.errors import HostError, JumpError, ProtocolError, Refused, TryLater
 from tests.unit.appliance.updating import NEW, OLD, Box, make_box, make_bundle, manifest_of, quiet
 
 
@@ -70,6 +70,17 @@ def test_an_older_one_above_the_floor_is_taken_when_asked_for(box: Box, tmp_path
     older = make_bundle(tmp_path, OLD - 10, "0.9")
     box.update(older, allow_older=True)
     assert box.holds("b", manifest_of(older))
+
+
+def test_a_slot_on_trial_does_not_overwrite_its_way_back(box: Box, tmp_path: Path) -> None:
+    box.update(make_bundle(tmp_path))
+    box.disk.overwrite(box.places.grubenv, 0, BootState("a", "b", "0").encode())
+    box.runs("b")
+    newer = make_bundle(tmp_path, NEW + 1, "2.1")
+    before = everything(box.root)
+    with pytest.raises(TryLater, match="slot b is not confirmed, and a restart goes back to slot a"):
+        box.update(newer)
+    assert everything(box.root) == before
 
 
 @pytest.mark.parametrize(
