@@ -50,3 +50,13 @@ def test_the_boot_partition_is_where_the_code_looks() -> None:
     mount = unit("boot-esp.mount")["Mount"]
     assert Path(mount["Where"]) == Places().esp
     assert Path(mount["What"]) == Path("/dev/disk/by-partlabel/esp")
+
+
+def test_updates_stand_on_their_own() -> None:
+    """What repairs a box must not need the rest of it: no import of the guest's part, nor of the build's."""
+    package = Path(__file__).resolve().parents[3] / "appliance/update"
+    texts = {path.name: path.read_text() for path in package.glob("*.py")}
+    assert len(texts) > 15
+    assert [
+        name for name, text in texts.items() if "appliance.guest" in text or "appliance.image" in text
+    ] == []
