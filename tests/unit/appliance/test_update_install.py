@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import lzma
 import shutil
@@ -19,6 +20,7 @@ from appliance.update.slotcfg import SlotConfig
 from gateway.errors import HostError, JumpError, ProtocolError, Refused
 from tests.unit.appliance.updating import make_slot, quiet
 
+ROOT = Path(__file__).resolve().parents[3]
 DISK_BYTES = 700 * MIB + 12345
 
 
@@ -222,3 +224,13 @@ def test_a_plain_file_is_no_disk(tmp_path: Path) -> None:
     for path, word in ((tmp_path / "sda", "no block device"), (tmp_path / "none", "No such file")):
         with pytest.raises(Refused, match=word):
             require_block_device(path)
+
+
+@pytest.mark.skipif(
+    not (ROOT / "appliance/image/plan.py").exists(), reason="the image's recipe is not in this tree"
+)
+def test_the_layout_is_the_image_s() -> None:
+    plan = importlib.import_module("appliance.image.plan")
+    image = [(p.label, p.start_mib, p.size_mib, p.type_guid) for p in plan.PARTITIONS]
+    assert image == [(p.label, p.start_mib, p.size_mib, p.type_guid) for p in PARTITIONS]
+    assert plan.DISK_MIB * MIB == LEAST_DISK_BYTES
