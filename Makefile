@@ -73,6 +73,11 @@ bench-plane: dev ## what a packet costs the data plane alone with 100 to 1,000,0
 soak: dev ## an hour of churn and failures with 100,000 clients, into bench/out/storm-soak.svg (SCALE=0.1 for fewer)
 	@$(PY) -m bench.load.storm soak --minutes 120 --scale $(or $(SCALE),1)
 
+.PHONY: image
+image: build ## the appliance: disk image into build/image (raw, qcow2, vmdk, vhd, update); ISO=1 for the ISO too; needs root
+	@.ci/setup image
+	@$(PY) -m appliance.image $(if $(ISO),--iso) $(IMAGE_ARGS)
+
 profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
 	@.ci/setup profile
 	@$(PY) -m bench.tunnel.profile
