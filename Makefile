@@ -91,8 +91,9 @@ uninstall: ## remove what `make install` installed there; configuration and stat
 deb: build ## a Debian package for this machine's Python, into build/deb
 	@.ci/package
 
-clean: ## remove everything that was built (not the virtual environment's downloads)
-	rm -rf build gateway/_lib gateway/dataplane/*.so bench/out .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean: ## remove everything that was built (not the virtual environment's downloads, nor the key that signs updates)
+	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 ! -name image-key -exec rm -rf {} +
+	rm -rf gateway/_lib gateway/dataplane/*.so bench/out .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
 
 # --- parts of the above ---

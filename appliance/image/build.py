@@ -44,24 +44,17 @@ class Options(NamedTuple):
     key: Path
 
 
-class Made(NamedTuple):
-    """A tree's packages and the time that its image took."""
-
-    packages: tuple[packages.Package, ...]
-    seconds: float
-
-
 def build(options: Options) -> None:
     """Make everything that was asked for in ``options.out``."""
     ready()
     options.out.mkdir(parents=True, exist_ok=True)
     epoch, version = source_epoch(), plan.version()
-    key = update_key(options.key)
-    deb = package(epoch, version)
-    cloud = image(options, plan.CLOUD, deb, key, epoch, version)
-    pins(options, cloud.packages)
-    if options.with_iso:
-        image(options, plan.GENERIC, deb, key, epoch, version)
+    key, deb = update_key(options.key), package(epoch, version)
+    used: set[packages.Package] = set()
+    for flavour in (plan.CLOUD, plan.GENERIC) if options.with_iso else (plan.CLOUD,):
+        work = options.out / f"work-{flavour.name}"
+        used |= set(image(options, rootfs.Inputs(flavour, work, deb, key, epoch, version)))
+    pins(options, sorted(used))
     sums(options.out)
 
 
@@ -96,40 +89,40 @@ def package(epoch: int, version: str) -> Path:
     return plan.ROOT / f"build/deb/{plan.NAME}_{version}_{plan.ARCHITECTURE}.deb"
 
 
-def image(options: Options, flavour: plan.Flavour, deb: Path, key: str, epoch: int, version: str) -> Made:
-    """One flavour from packages to its files."""
-    begun, times = time.monotonic(), dict[str, float]()
-    generic = flavour is plan.GENERIC
-    work = options.out / f"work-{flavour.name}"
-    folder = options.out / ("slot-generic" if generic else "slot")
-    say(f"{flavour.name}: {'ISO' if generic else 'disk'}")
-    with step("root file system", times):
-        tree = rootfs.make(rootfs.Inputs(flavour, work, deb, key, epoch, version))
-    with step("squashfs and verity", times):
-        slot.make(tree, folder, version, epoch)
-    suffix = "-generic" if generic else ""
-    base = options.out / f"{plan.NAME}-{version}-{plan.ARCHITECTURE}{suffix}"
-    with step("ISO" if generic else "disk", times):
-        made = (
-            [iso.make(base.with_name(f"{plan.NAME}-{version}-{plan.ARCHITECTURE}.iso"), work, folder, epoch)]
-            if generic
-            else disks(base, work, folder, epoch)
-        )
-    with step("update bundle", times):
-        bundle = base.with_name(f"{base.name}.jvpnup")
-        sign.write_bundle(folder, bundle, sign.read_key(options.key))
-    about(options.out, tree, suffix)
-    shutil.rmtree(work)
-    seconds = time.monotonic() - begun
-    report([*made, bundle, folder / "root.squashfs"], seconds)
-    return Made(tree.packages, seconds)
+def image(options: Options, inputs: rootfs.Inputs) -> tuple[packages.Package, ...]:
+    """One flavour from packages to its files; the packages it was made from."""
+    begun = time.monotonic()
+    flavour, folder = inputs.flavour, options.out / f"slot{inputs.flavour.suffix}"
+    kind, write = ("ISO", medium) if flavour is plan.GENERIC else ("disk", disks)
+    say(f"{kind} with the {flavour.name} kernel")
+    with step("root file system"):
+        tree = rootfs.make(inputs)
+    with step("squashfs and verity"):
+        slot.make(tree, folder, inputs.version, inputs.epoch)
+    name = f"{plan.NAME}-{inputs.version}-{plan.ARCHITECTURE}"
+    with step(kind):
+        made = write(options.out / name, inputs, folder)
+    with step("update bundle"):
+        bundle = options.out / f"{name}{flavour.suffix}.jvpnup"
+        sign.write_bundle(folder, bundle, sign.read_key(options.key), flavour.name)
+    about(options.out, tree, flavour.suffix)
+    shutil.rmtree(inputs.work)
+    report([*made, bundle, folder / "root.squashfs"], time.monotonic() - begun)
+    return tree.used
 
 
-def disks(base: Path, work: Path, folder: Path, epoch: int) -> list[Path]:
+def disks(base: Path, inputs: rootfs.Inputs, folder: Path) -> list[Path]:
     """The raw disk and its formats."""
     path = base.with_name(f"{base.name}.raw")
-    disk.raw(path, work, folder, epoch)
-    return [path, *disk.formats(path, epoch)]
+    disk.raw(path, inputs.work, folder, inputs.epoch)
+    return [path, *disk.formats(path, inputs.epoch)]
+
+
+def medium(base: Path, inputs: rootfs.Inputs, folder: Path) -> list[Path]:
+    """The ISO."""
+    path = base.with_name(f"{base.name}.iso")
+    iso.make(path, inputs.work, folder, inputs.epoch)
+    return [path]
 
 
 def about(out: Path, tree: rootfs.Tree, suffix: str) -> None:
@@ -139,20 +132,19 @@ def about(out: Path, tree: rootfs.Tree, suffix: str) -> None:
         shutil.copyfile(tree.root / "usr/share/jumping-vpn" / name, out / f"{stem}{suffix}{dot}{rest}")
 
 
-def pins(options: Options, installed: tuple[packages.Package, ...]) -> None:
+def pins(options: Options, used: list[packages.Package]) -> None:
     """Compare with the pinned list, or write it."""
+    name = plan.LOCK.relative_to(plan.ROOT)
     if options.update_lock:
-        pinned = [package for package in installed if package.sha256 != packages.NO_DIGEST]
+        pinned = [package for package in used if package.sha256 != packages.NO_DIGEST]
         plan.LOCK.write_text(packages.listing(pinned))
-        say(f"  wrote {plan.LOCK.relative_to(plan.ROOT)}: {len(pinned)} packages")
+        say(f"  wrote {name}: {len(pinned)} packages")
         return
-    told = packages.moved(plan.LOCK.read_text() if plan.LOCK.exists() else "", installed)
+    told = packages.moved(plan.LOCK.read_text(), used)
     for line in told:
         say(f"  not as pinned: {line}")
     if told and options.locked:
-        raise BuildError(
-            f"{len(told)} packages are not as {plan.LOCK.name} has them; --update-lock takes them over"
-        )
+        raise BuildError(f"{len(told)} packages are not as {name} has them; --update-lock takes them over")
 
 
 def limit(path: Path) -> int | None:

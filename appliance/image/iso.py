@@ -16,8 +16,8 @@ from appliance.image import disk, grub, plan
 from appliance.image.shell import environment, run
 
 
-def make(image: Path, work: Path, slot: Path, epoch: int) -> Path:
-    """Write the ISO; its path."""
+def make(image: Path, work: Path, slot: Path, epoch: int) -> None:
+    """Write the ISO."""
     tree = work / "iso"
     shutil.rmtree(tree, ignore_errors=True)
     for folder in ("live", "install", "boot/grub"):
@@ -31,7 +31,6 @@ def make(image: Path, work: Path, slot: Path, epoch: int) -> Path:
     efi_image(tree / "boot/grub/efi.img", efi, work, epoch)
     disk.date(tree, epoch)
     xorriso(image, tree, epoch)
-    return image
 
 
 def install(folder: Path, work: Path, slot: Path, epoch: int) -> None:

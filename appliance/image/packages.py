@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 FIELD = re.compile(r"^([A-Za-z0-9-]+): ?(.*)$")
 NO_DIGEST = "-"
+KERNELS = "linux-image-"
 
 
 class Package(NamedTuple):
@@ -68,14 +69,18 @@ def listing(packages: Iterable[Package]) -> str:
 
 
 def moved(locked: str, packages: Iterable[Package]) -> list[str]:
-    """What differs from the pinned list, in words. Our own package is built here and has no pin."""
+    """What differs from the pinned list, in words. Our own package is built here and has no pin.
+
+    Kernels that are not used are passed over: the list has those of both flavours.
+    """
     pinned = {
         words[0]: (words[1], words[2]) for words in map(str.split, locked.splitlines()) if len(words) == 3
     }
     here = {
         package.name: (package.version, package.sha256) for package in packages if package.sha256 != NO_DIGEST
     }
-    told = [f"{name} {pinned[name][0]} is gone" for name in sorted(pinned.keys() - here.keys())]
+    gone = sorted(name for name in pinned.keys() - here.keys() if not name.startswith(KERNELS))
+    told = [f"{name} {pinned[name][0]} is gone" for name in gone]
     told += [f"{name} {here[name][0]} is new" for name in sorted(here.keys() - pinned.keys())]
     for name in sorted(pinned.keys() & here.keys()):
         if pinned[name][0] != here[name][0]:

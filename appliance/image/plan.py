@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 FILES: Final = ROOT / "appliance" / "image" / "files"
@@ -24,8 +24,10 @@ SOURCES_FALLBACK: Final = Path("/etc/apt/sources.list")
 class Flavour(NamedTuple):
     """A kernel and what follows from it."""
 
-    name: str
+    name: Literal["cloud", "generic"]
     kernel_package: str
+    # Of names of files, where the cloud's have none.
+    suffix: str
     # Folders of the kernel's modules that no gateway needs.
     pruned_modules: tuple[str, ...]
 
@@ -33,6 +35,7 @@ class Flavour(NamedTuple):
 CLOUD: Final = Flavour(
     "cloud",
     "linux-image-cloud-amd64",
+    "",
     (
         "kernel/sound",
         "kernel/drivers/infiniband",
@@ -45,6 +48,7 @@ CLOUD: Final = Flavour(
 GENERIC: Final = Flavour(
     "generic",
     "linux-image-amd64",
+    "-generic",
     (
         "kernel/sound",
         "kernel/drivers/gpu",

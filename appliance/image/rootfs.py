@@ -32,12 +32,12 @@ GUEST_PARTS: Final = ("guest", "update")
 
 
 class Tree(NamedTuple):
-    """A finished tree, its kernel and initramfs, and what is in it."""
+    """A finished tree, its kernel and initramfs, and the packages that were used, a few of which are not left in it."""
 
     root: Path
     kernel: Path
     initrd: Path
-    packages: tuple[packages.Package, ...]
+    used: tuple[packages.Package, ...]
 
 
 class Inputs(NamedTuple):
@@ -58,9 +58,9 @@ def make(inputs: Inputs) -> Tree:
     inputs.work.mkdir(parents=True, exist_ok=True)
     bootstrap(inputs, root)
     kernel, initrd = take_kernel(root, inputs.work)
-    installed = packages.installed(root, inputs.work / "available")
-    finish(inputs, root, installed)
-    return Tree(root, kernel, initrd, installed)
+    used = packages.installed(root, inputs.work / "available")
+    finish(inputs, root)
+    return Tree(root, kernel, initrd, used)
 
 
 def remove(path: Path) -> None:
@@ -115,9 +115,10 @@ def take_kernel(root: Path, work: Path) -> tuple[Path, Path]:
 # --- after the packages ----------------------------------------------------------------------------------------
 
 
-def finish(inputs: Inputs, root: Path, installed: tuple[packages.Package, ...]) -> None:
+def finish(inputs: Inputs, root: Path) -> None:
     """Everything that is ours, and cleaning."""
     purge(root)
+    installed = packages.installed(root, inputs.work / "available")
     prune_modules(root, inputs.flavour)
     identity(root, inputs)
     clean(root)
@@ -245,6 +246,9 @@ def defaults(root: Path) -> None:
     """What the overlay does not bring itself."""
     if not (root / "etc/hostname").exists():
         write(root / "etc/hostname", "jumping-vpn\n")
+    # /usr is as new as they are: nothing is to be updated when the system starts.
+    for folder in ("etc", "var"):
+        write(root / folder / ".updated", "")
     if not (root / "etc/resolv.conf").is_symlink():
         (root / "etc/resolv.conf").symlink_to("../run/systemd/resolve/resolv.conf")
 

@@ -54,13 +54,12 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def step(title: str, times_s: dict[str, float]) -> Iterator[None]:
+def step(title: str) -> Iterator[None]:
     """Announce a step, and say how long it took."""
     say(f"  {title} …")
     begun = time.monotonic()
     yield
-    times_s[title] = time.monotonic() - begun
-    say(f"  {title}: {times_s[title]:.0f} s")
+    say(f"  {title}: {time.monotonic() - begun:.0f} s")
 
 
 def missing(tools: Sequence[tuple[str, str]]) -> list[str]:

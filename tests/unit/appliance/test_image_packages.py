@@ -72,6 +72,8 @@ def test_what_moved_is_said_in_words() -> None:
     assert packages.moved(pinned, (newer, ZLIB)) == ["bash 5.2.15-2+b7 became 5.3"]
     assert packages.moved(pinned, (BASH, other)) == ["zlib1g 1:1.2.13.dfsg-1 has another digest"]
     assert packages.moved(pinned, (BASH,)) == ["zlib1g 1:1.2.13.dfsg-1 is gone"]
+    kernel = BASH._replace(name="linux-image-amd64")
+    assert packages.moved(packages.listing((BASH, kernel)), (BASH,)) == []
     assert packages.moved(packages.listing((BASH,)), (BASH, ZLIB)) == ["zlib1g 1:1.2.13.dfsg-1 is new"]
 
 
