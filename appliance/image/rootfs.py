@@ -16,17 +16,6 @@ from typing import Final, NamedTuple
 from appliance.image import packages, plan, sbom
 from appliance.image.shell import BuildError, environment, run
 
-ENTRY: Final = """\
-#!/usr/bin/python3 -IS
-# -I and -S: only the standard library and this folder, whatever else is installed or set.
-import os
-import sys
-
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "../lib/jumping-vpn"))
-from appliance.guest.main import main
-
-sys.exit(main())
-"""
 # Parts of appliance/ that run in the guest; the build does not.
 GUEST_PARTS: Final = ("guest", "update")
 
@@ -197,7 +186,7 @@ def copy(path: Path, target: Path) -> None:
 
 
 def guest_code(root: Path) -> None:
-    """The Python of the appliance beside the gateway's, and its command."""
+    """The Python of the appliance beside the gateway's."""
     home = root / "usr/lib/jumping-vpn/appliance"
     copy(plan.ROOT / "appliance/__init__.py", home / "__init__.py")
     for part in GUEST_PARTS:
@@ -205,7 +194,6 @@ def guest_code(root: Path) -> None:
         for path in below(source) if source.is_dir() else ():
             if path.is_file():
                 copy(path, home / part / path.relative_to(source))
-    write(root / "usr/sbin/jvpn-appliance", ENTRY, 0o755)
 
 
 def identity(root: Path, inputs: Inputs) -> None:
