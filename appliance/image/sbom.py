@@ -22,6 +22,15 @@ from appliance.image.packages import NO_DIGEST, Package
 DOCUMENT: Final = "SPDXRef-DOCUMENT"
 IMAGE: Final = "SPDXRef-Image"
 NONE: Final = "NOASSERTION"
+# What older metadata says in its own words; SPDX wants its identifiers.
+LICENCES: Final = {
+    "MIT": "MIT",
+    "MIT License": "MIT",
+    "Apache 2.0": "Apache-2.0",
+    "Apache-2.0": "Apache-2.0",
+    "BSD-3-Clause": "BSD-3-Clause",
+    "PSF-2.0": "PSF-2.0",
+}
 # Of ours that brings no metadata: name, version, licence, file below /usr/lib/jumping-vpn that shows it is there.
 BUNDLED: Final = (
     ("libsodium", re.compile(rb"\b(1\.0\.\d+)\0"), "ISC", "gateway/_lib/libsodium.so*"),
@@ -75,9 +84,9 @@ def python_libraries(home: Path) -> Iterator[dict[str, Any]]:
     """Libraries beside the gateway, by their metadata."""
     for metadata in sorted(home.glob("*.dist-info/METADATA")):
         head = metadata.read_text(errors="replace").split("\n\n")[0]
-        fields = dict(re.findall(r"^(Name|Version|License-Expression): (.+)$", head, re.MULTILINE))
+        fields = dict(re.findall(r"^(Name|Version|License|License-Expression): (.+)$", head, re.MULTILINE))
         name, version = fields["Name"], fields["Version"]
-        licence = fields.get("License-Expression", NONE)
+        licence = fields.get("License-Expression") or LICENCES.get(fields.get("License", ""), NONE)
         yield entry("pypi", name, version, licence, f"pkg:pypi/{name.lower().replace('_', '-')}@{version}")
 
 
