@@ -48,6 +48,7 @@ def build(options: Options) -> None:
     """Make everything that was asked for in ``options.out``."""
     ready()
     options.out.mkdir(parents=True, exist_ok=True)
+    sweep(options.out)
     epoch, version = source_epoch(), plan.version()
     key, deb = update_key(options.key), package(epoch, version)
     used: set[packages.Package] = set()
@@ -174,6 +175,13 @@ def outputs(out: Path) -> list[Path]:
     """Every file that a build leaves, relative to ``out``, but for the sums themselves."""
     listed = (path.relative_to(out) for path in sorted(out.rglob("*")) if path.is_file())
     return [path for path in listed if path.name != SUMS and not path.parts[0].startswith("work-")]
+
+
+def sweep(out: Path) -> None:
+    """Remove what an earlier build listed: an ISO of before is not this build's."""
+    listed = out / SUMS
+    for line in listed.read_text().splitlines() if listed.exists() else ():
+        (out / line.split("  ", 1)[1]).unlink(missing_ok=True)
 
 
 def sums(out: Path) -> None:
