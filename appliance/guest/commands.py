@@ -30,12 +30,15 @@ from appliance.guest import (
     sealed,
     status,
     support,
+    updatepart,
 )
 from appliance.guest.layout import Layout
 from gateway.errors import Refused, UsageError
 
 # A restart on a machine without hardware virtualisation takes half of this.
 SERVING_WITHIN_S: Final = 60.0
+# printk's level of an error: shown although the console is quiet.
+_KERNEL_ERROR: Final = "<3>"
 Subparsers = Any  # argparse's own type for this is private
 
 
@@ -128,9 +131,9 @@ def _firstboot(namespace: Namespace) -> int:
     report = firstboot.run_boot(layout, host.run, secrets.token_bytes, os.environ)
     for line in (*report.notes, *report.problems):
         _say(line)
-    if report.problems:
+    for line in report.problems:
         with contextlib.suppress(OSError):
-            layout.console.write_text("".join(f"\r\njvpn-appliance: {line}\r\n" for line in report.problems))
+            layout.kernel_log.write_text(f"{_KERNEL_ERROR}jvpn-appliance: {line}\n")
     return 0
 
 
@@ -143,7 +146,8 @@ def _grow(namespace: Namespace) -> int:
 
 
 def _status(namespace: Namespace) -> int:
-    found = status.collect(_layout(namespace))
+    layout = _layout(namespace)
+    found = status.collect(layout, update=updatepart.lines(layout.root))
     if namespace.json:
         _say(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
     else:

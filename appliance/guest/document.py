@@ -140,11 +140,11 @@ def _links(network: object, problems: Problems) -> tuple[Link, ...]:
 def _link(role: str, table: object, problems: Problems) -> Link:
     key = f"network.{role}"
     read = decode(table, NetworkTable, key, problems)
-    addresses = problems.check_each(f"{key}.address", configfields.interface_address, _list(read.address))
+    addresses = problems.check_each(f"{key}.address", address, _list(read.address))
     gateways = problems.check_each(f"{key}.gateway", configfields.address, _list(read.gateway))
     dns = problems.check_each(f"{key}.dns", configfields.address, _list(read.dns))
     for one in gateways:
-        inside = any(one in address.network for address in addresses)
+        inside = any(one in own.network for own in addresses)
         if not inside and not one.is_link_local:
             problems.add(f"{key}.gateway", f"{one} is in no network of {key}.address")
     return Link(
@@ -182,6 +182,13 @@ def ssh_key(text: str) -> str:
     if not _SSH_KEY.match(line) or "\n" in line or len(line) > 4096:
         raise ValueError("not a public key: one line such as ssh-ed25519 AAAA… name")
     return line
+
+
+def address(text: str) -> configfields.Interface:
+    """An interface's address; without a length it would be alone in its network, which nobody means."""
+    if "/" not in text:
+        raise ValueError(f"{configfields.shown(text)} has no prefix length; write such as 192.0.2.10/24")
+    return configfields.interface_address(text)
 
 
 def match_(text: str) -> str:

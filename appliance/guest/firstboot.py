@@ -37,6 +37,10 @@ from gateway.control.keysfile import RandomBytes
 from gateway.errors import ConfigErrors, JumpError
 
 REFUSED: Final = "configuration refused"
+DEFAULTS: Final = "defaults"
+TAKING: Final = "a configuration that was cut off"
+# What gateway.control.statedir.random_pools takes.
+POOL_BYTES: Final = 7
 # A wrong file can hold thousands of mistakes; the first ones are what somebody at a console reads.
 SHOWN_MAX: Final = 8
 
@@ -70,9 +74,17 @@ def run_boot(layout: Layout, run: Run, random_bytes: RandomBytes, environ: Mappi
     if found is not None:
         _consider(layout, found, random_bytes, report)
     report.source = applied(layout).source
-    report.problems += apply.render(layout, run).problems
+    report.problems += [*_data_problem(layout), *apply.render(layout, run).problems]
     files.write(layout.report, msgspec.json.encode(report))
     return report
+
+
+def _data_problem(layout: Layout) -> list[str]:
+    """Without its disk the box works until it is switched off, and forgets everything."""
+    said = files.read_text(layout.data_verdict)
+    return (
+        [] if said in ("", "ok", "live") else [f"nothing is kept: the data partition is not in use ({said})"]
+    )
 
 
 def applied(layout: Layout) -> Applied:
@@ -96,12 +108,11 @@ def last_report(layout: Layout) -> Report:
 def is_configured(layout: Layout) -> bool:
     """Whether somebody has configured this box: from outside, on the console, or by editing gateway.toml."""
     said = applied(layout)
+    if said.source == TAKING:
+        return False
     return said.source not in ("", DEFAULTS) or said.gateway_sha256 != _digest(
         files.read(layout.gateway_file)
     )
-
-
-DEFAULTS: Final = "defaults"
 
 
 def remember(layout: Layout, source: str, text: str = "") -> None:
@@ -133,7 +144,10 @@ def _consider(layout: Layout, found: Source, random_bytes: RandomBytes, report: 
                 f"{found.name}: passed over, this box is configured (reapply = true would take it)"
             )
             return
-        take(layout, read, random_bytes)
+        text = judged(layout, read, random_bytes)
+        # A power cut in the midst of it leaves a box that nobody has configured yet: the next boot takes it again.
+        remember(layout, TAKING)
+        take(layout, read, text)
         remember(layout, found.name, found.text)
         report.notes.append(f"configured from {found.name}")
     except ConfigErrors as errors:
@@ -149,15 +163,18 @@ def refusal(mistakes: Sequence[str]) -> list[str]:
     return [*shown, f"{REFUSED}: and {left} more mistakes"] if left > 0 else shown
 
 
-def take(layout: Layout, read: Document, random_bytes: RandomBytes) -> None:
-    """Store all of a document; ``ConfigErrors`` before anything was written. Done twice, it is done once."""
-    text = ""
-    if read.gateway_text:
-        gatewayfile.check(read.gateway_text, document.FILE, layout.config, layout.state)
-        text = gatewayfile.completed(read.gateway_text, document.FILE, _drawn(layout, random_bytes)).lstrip(
-            "\n"
-        )
-        gatewayfile.check(text, document.FILE, layout.config, layout.state)
+def judged(layout: Layout, read: Document, random_bytes: RandomBytes) -> str:
+    """The gateway.toml that a document makes, '' when it leaves that file alone; ``ConfigErrors``, nothing is written."""
+    if not read.gateway_text:
+        return ""
+    gatewayfile.check(read.gateway_text, document.FILE, layout.config, layout.state)
+    text = gatewayfile.completed(read.gateway_text, document.FILE, _drawn(layout, random_bytes)).lstrip("\n")
+    gatewayfile.check(text, document.FILE, layout.config, layout.state)
+    return text
+
+
+def take(layout: Layout, read: Document, text: str) -> None:
+    """Store all of a document and the gateway.toml that it made. Done twice, it is done once."""
     if read.private_key:
         _replace_key(layout, keysfile.decode_key(read.private_key))
     if read.stats_token:
@@ -182,7 +199,3 @@ def _drawn(layout: Layout, random_bytes: RandomBytes) -> RandomBytes:
     if len(files.read(seed) or b"") < POOL_BYTES:
         files.write(seed, random_bytes(POOL_BYTES), files.SECRET)
     return lambda count: (files.read(seed) or b"")[:count]
-
-
-# What gateway.control.statedir.random_pools takes.
-POOL_BYTES: Final = 7

@@ -195,8 +195,14 @@ class Layout:
         return self.root / "dev/disk/by-partlabel"
 
     @property
-    def console(self) -> Path:
-        return self.root / "dev/console"
+    def kernel_log(self) -> Path:
+        """What is written there appears on every console of the kernel, serial ones too."""
+        return self.root / "dev/kmsg"
+
+    @property
+    def data_verdict(self) -> Path:
+        """What the initramfs says of /data: ok, live, or why it is only a tmpfs."""
+        return self.root / "run/appliance/data"
 
     @property
     def os_release(self) -> Path:

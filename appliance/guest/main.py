@@ -7,8 +7,7 @@ Errors are one line each on standard error and say what to do. Exit codes are th
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
+import contextlib
 import os
 import sys
 import traceback
@@ -16,12 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from appliance.guest import commands
+from appliance.guest import commands, updatepart
 from gateway import __version__
 from gateway.errors import ConfigErrors, JumpError
 
 INTERRUPTED: Final = 130
-_UPDATE: Final = "appliance.update.commands"
 _EPILOG: Final = """\
 examples:
   jvpn-appliance status
@@ -43,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     commands.add_commands(subparsers)
-    if importlib.util.find_spec("appliance.update") and importlib.util.find_spec(_UPDATE):
-        importlib.import_module(_UPDATE).add_commands(subparsers)
+    with contextlib.suppress(JumpError):
+        updatepart.module("commands").add_commands(subparsers)
     return top
 
 

@@ -23,9 +23,10 @@ _OVERWRITE_MAX_BYTES: Final = 1 << 20
 
 
 def request(layout: Layout) -> None:
-    """The next boot wipes."""
+    """The next boot wipes. The machine id goes at once: the initramfs reads it before anything else runs."""
     files.folder(layout.own, 0o700)
     files.write(layout.reset_marker, "", files.SECRET)
+    files.remove(layout.machine_id)
 
 
 def finish(layout: Layout) -> str:
@@ -35,7 +36,7 @@ def finish(layout: Layout) -> str:
     for path in list(_secrets(layout)):
         _overwrite(path)
     for path in list(layout.data.iterdir()):
-        if path.name != _KEPT and path != layout.own:
+        if path.name != _KEPT and path not in (layout.own, layout.machine_id):
             _remove(path)
     for path in list(layout.own.iterdir()):
         if path not in (layout.reset_marker, layout.floor):

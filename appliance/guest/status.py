@@ -7,8 +7,6 @@ Nothing in it is a secret: the page is shown to whoever stands before the screen
 from __future__ import annotations
 
 import http.client
-import importlib
-import importlib.util
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,8 +54,8 @@ class Status(msgspec.Struct, frozen=True):
     update: str
 
 
-def collect(layout: Layout, addresses: Addresses | None = None) -> Status:
-    """The status as of now."""
+def collect(layout: Layout, addresses: Addresses | None = None, *, update: str = "") -> Status:
+    """The status as of now. ``update`` is ``updatepart.lines``: asked for only where somebody waits for it."""
     settings, problems = apply.stored(layout)
     report = firstboot.last_report(layout)
     serving, line = gateway_line(layout)
@@ -75,7 +73,7 @@ def collect(layout: Layout, addresses: Addresses | None = None) -> Status:
         source=firstboot.applied(layout).source,
         password_set=bool(password.stored(layout.admin_hash)),
         pending_change=waiting.name if waiting is not None else "",
-        update=update_line(layout),
+        update=update,
     )
 
 
@@ -183,18 +181,3 @@ def wait_serving(
         if now_s() >= until_s:
             return line
         sleep(0.5)
-
-
-# --- the image ------------------------------------------------------------------------------------------------------
-
-
-def update_line(layout: Layout) -> str:
-    """What the update part says of the slots, '' where there is none."""
-    if importlib.util.find_spec("appliance.update") is None:
-        return ""
-    if importlib.util.find_spec("appliance.update.report") is None:
-        return ""
-    try:
-        return str(importlib.import_module("appliance.update.report").describe(layout.root))
-    except (JumpError, OSError, ValueError) as error:
-        return f"unknown: {error}"

@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Final
 
-from appliance.guest import password
+from appliance.guest import password, updatepart
 from appliance.guest.console import configuration, media, network
 from appliance.guest.console.desk import Desk
 from appliance.guest.console.terminal import Cancelled
@@ -78,19 +76,17 @@ def add_peer(desk: Desk) -> None:
 
 # --- update, logs, power --------------------------------------------------------------------------------------------
 
-_UPDATE: Final = "appliance.update.commands"
-
 
 def update(desk: Desk) -> None:
     """From a medium, or back to the other slot: all of it is the update part's."""
-    if importlib.util.find_spec("appliance.update") is None or importlib.util.find_spec(_UPDATE) is None:
-        raise JumpError("this image has no update part")
+    part = updatepart.module("commands")
+    desk.terminal.say(f"\n{updatepart.lines(desk.layout.root)}")
     chosen = desk.terminal.choose(
         "Update (a medium with the label JVPN-UPD; or by SSH: jvpn-appliance update FILE)",
         [("1", "Update from the medium"), ("2", "Go back to the other slot")],
     )
     if chosen == "1":
-        importlib.import_module(_UPDATE).update_from_medium(desk.layout.root, desk.terminal.say)
+        part.update_from_medium(desk.layout.root, desk.terminal.say)
     elif chosen == "2" and desk.terminal.yes("Start the other slot now?"):
         desk.spawn(["jvpn-appliance", "rollback"])
 

@@ -78,7 +78,7 @@ def _addresses(text: str) -> tuple[str, ...]:
     """() for DHCP."""
     if text.lower() == "dhcp":
         return ()
-    return tuple(str(configfields.interface_address(word)) for word in text.replace(",", " ").split())
+    return tuple(str(document.address(word)) for word in text.replace(",", " ").split())
 
 
 def _optional(

@@ -67,7 +67,7 @@ def _body(found: Status, columns: int) -> list[str]:
             "waiting", f"{found.pending_change} was changed and nobody has kept it yet", columns
         )
     if found.update:
-        lines += _wrapped("update", found.update, columns)
+        lines += [row for line in found.update.split("\n") for row in _wrapped("update", line, columns)]
     if found.problems:
         lines += ["", *(row for problem in found.problems for row in textwrap.wrap(problem, columns))]
     return lines

@@ -18,7 +18,10 @@ SOURCE = "console"
 def run(desk: Desk) -> None:
     """All steps."""
     terminal = desk.terminal
-    terminal.say("\nSetting this box up. Enter takes what stands in brackets.\n")
+    terminal.say(
+        "\nSetting this box up: its network, where clients find it, a password for this console, a first"
+    )
+    terminal.say("client. Enter takes what stands in brackets.\n")
     _network(desk)
     _endpoint(desk)
     firstboot.remember(desk.layout, SOURCE)
