@@ -164,7 +164,7 @@ def refusal(mistakes: Sequence[str]) -> list[str]:
 
 
 def judged(layout: Layout, read: Document, random_bytes: RandomBytes) -> str:
-    """The gateway.toml that a document makes, '' when it leaves that file alone; ``ConfigErrors``, nothing is written."""
+    """The gateway.toml that a document makes, '' when it says nothing of it. ``ConfigErrors``; nothing is written."""
     if not read.gateway_text:
         return ""
     gatewayfile.check(read.gateway_text, document.FILE, layout.config, layout.state)

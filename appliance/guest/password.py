@@ -22,7 +22,7 @@ _FORM: Final = re.compile(
 MEMORY_MAX_KIB: Final = 128 * 1024
 ROUNDS_MAX: Final = 16
 # OPSLIMIT_INTERACTIVE and 64 MiB: a second on a slow machine, and who has the console has the disk.
-_ROUNDS, _MEMORY_BYTES = 2, 64 * 1024 * 1024
+ROUNDS, MEMORY_BYTES = 2, 64 * 1024 * 1024
 
 
 def check_hash(text: str) -> str:
@@ -44,7 +44,7 @@ def acceptable(text: str) -> str:
 
 def hashed(text: str) -> str:
     """The hash of a password, with a salt of its own."""
-    found: bytes = _sodium().crypto_pwhash_str(text.encode(), _ROUNDS, _MEMORY_BYTES)
+    found: bytes = _sodium().crypto_pwhash_str(text.encode(), ROUNDS, MEMORY_BYTES)
     return found.rstrip(b"\0").decode("ascii")
 
 

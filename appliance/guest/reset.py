@@ -48,7 +48,8 @@ def finish(layout: Layout) -> str:
 
 def _secrets(layout: Layout) -> Iterator[Path]:
     for folder in (layout.config, layout.own, layout.ssh, layout.state):
-        yield from (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+        found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+        yield from (path for path in found if path != layout.floor)
 
 
 def _overwrite(path: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from gateway._sodium import pysodium as sodium
 from gateway.errors import AuthError, JumpError, UsageError
@@ -20,14 +20,23 @@ MAGIC: Final = b"JVPNBAK1\n"
 CHUNK_BYTES: Final = 65536
 PASSPHRASE_MIN: Final = 10
 _PARAMETERS: Final = struct.Struct("<II")
-# Three rounds over 64 MiB: a box of 512 MB does it beside the gateway.
-_ROUNDS, _MEMORY_KIB = 3, 64 * 1024
 # What a file may ask of its reader.
 _ROUNDS_MAX, _MEMORY_MAX_KIB = 16, 256 * 1024
 _SALT_BYTES: Final = 16
 _HEADER_BYTES: Final = 24
 _TAG_BYTES: Final = 17
 _WRONG: Final = "wrong passphrase, or the file was changed or cut"
+
+
+class Cost(NamedTuple):
+    """What trying one passphrase costs."""
+
+    rounds: int
+    memory_kib: int
+
+
+# Three rounds over 64 MiB: a box of 512 MB does it beside the gateway.
+COST = Cost(3, 64 * 1024)
 
 
 def check_passphrase(text: str) -> str:
@@ -37,9 +46,14 @@ def check_passphrase(text: str) -> str:
     return text
 
 
-def _key(passphrase: str, salt: bytes, rounds: int, memory_kib: int) -> bytes:
+def _key(passphrase: str, salt: bytes, cost: Cost) -> bytes:
     made: bytes = sodium.crypto_pwhash(
-        32, passphrase.encode(), salt, rounds, memory_kib * 1024, sodium.crypto_pwhash_ALG_ARGON2ID13
+        32,
+        passphrase.encode(),
+        salt,
+        cost.rounds,
+        cost.memory_kib * 1024,
+        sodium.crypto_pwhash_ALG_ARGON2ID13,
     )
     return made
 
@@ -49,11 +63,11 @@ class Sealer:
 
     def __init__(self, out: BinaryIO, passphrase: str, random_bytes: Callable[[int], bytes]) -> None:
         salt = random_bytes(_SALT_BYTES)
-        key = _key(passphrase, salt, _ROUNDS, _MEMORY_KIB)
+        key = _key(passphrase, salt, COST)
         self._state: Any
         self._state, header = sodium.crypto_secretstream_xchacha20poly1305_init_push(key)
         self._out, self._waiting = out, bytearray()
-        self._head = MAGIC + salt + _PARAMETERS.pack(_ROUNDS, _MEMORY_KIB) + header
+        self._head = MAGIC + salt + _PARAMETERS.pack(*COST) + header
         out.write(self._head)
 
     def write(self, data: bytes) -> int:
@@ -89,10 +103,10 @@ class Opener:
         ):
             raise JumpError("not a backup of this product")
         salt = head[len(MAGIC) :][:_SALT_BYTES]
-        rounds, memory_kib = _PARAMETERS.unpack_from(head, len(MAGIC) + _SALT_BYTES)
-        if not 1 <= rounds <= _ROUNDS_MAX or not 8 <= memory_kib <= _MEMORY_MAX_KIB:
+        cost = Cost(*_PARAMETERS.unpack_from(head, len(MAGIC) + _SALT_BYTES))
+        if not 1 <= cost.rounds <= _ROUNDS_MAX or not 8 <= cost.memory_kib <= _MEMORY_MAX_KIB:
             raise JumpError("not a backup of this product: it asks for too much memory or time")
-        key = _key(passphrase, salt, rounds, memory_kib)
+        key = _key(passphrase, salt, cost)
         self._state: Any = sodium.crypto_secretstream_xchacha20poly1305_init_pull(head[-_HEADER_BYTES:], key)
         self._head = head
 
