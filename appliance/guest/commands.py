@@ -184,7 +184,7 @@ def _config_check(namespace: Namespace) -> int:
     found = gatewayfile.check(
         gatewayfile.read(namespace.file), str(namespace.file), layout.config, layout.state
     )
-    for warning in found.warnings:
+    for warning in gatewayfile.warnings(found):
         sys.stderr.write(f"warning: {warning}\n")
     _say(f"{namespace.file}: ok")
     return 0

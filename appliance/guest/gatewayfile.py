@@ -133,6 +133,11 @@ def check(text: str, file: str, folder: Path, state: Path | None = None) -> Gate
     return found
 
 
+def warnings(found: GatewayConfig) -> tuple[str, ...]:
+    """What works and should not stay so. That credentials are the unit's is how it is meant here."""
+    return tuple(text for text in found.warnings if "only the unit has it" not in text)
+
+
 def _refuse_readable_key(text: str, file: str, problems: Problems) -> None:
     """The unit's user reads the file, and it cannot read key files of root: the key comes as a credential."""
     gateway = read_toml(text, file).get("gateway", {})

@@ -19,7 +19,7 @@ REMOVED: Final = "<removed>"
 # Shorter texts would remove words that are no secrets.
 _LENGTH_MIN: Final = 8
 _ASSIGNED: Final = re.compile(
-    r"(?im)^(\s*[\"']?[\w.-]*(?:private|preshared|psk|secret|token|passw|hash)[\w.-]*[\"']?\s*[=:]\s*)(?!.*_file).*$"
+    r"(?im)^(\s*[\"']?[\w.-]*(?:private|preshared|psk|secret|token|passw|hash)[\w.-]*(?<!_file)[\"']?\s*[=:]\s*).*$"
 )
 _BLOCK: Final = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
@@ -58,7 +58,7 @@ def _secret_files(layout: Layout) -> Iterator[Path]:
 def _forms(data: bytes) -> Iterator[str]:
     """The file whole, its lines, its words; of base64 the bytes in hexadecimal too."""
     text = data.decode("utf-8", "replace")
-    for piece in {text.strip(), *text.split()}:
+    for piece in {text.strip(), *re.split(r"[\s$]+", text)}:
         yield piece
         try:
             raw = base64.b64decode(piece, validate=True)

@@ -78,7 +78,8 @@ def with_endpoint(desk: Desk) -> str | None:
 
     chosen = desk.terminal.ask("Name or address, and the port if it is not 51820", endpoint)
     text = (files.read(desk.layout.gateway_file) or b"").decode("utf-8", "replace")
-    return gatewayfile.with_key(text, "gateway", f'{_ENDPOINT} = "{chosen}"')
+    text = gatewayfile.with_key(text, "gateway", f'{_ENDPOINT} = "{chosen}"')
+    return text if checked(desk, text) else None
 
 
 def endpoint(text: str) -> str:
@@ -97,7 +98,7 @@ def checked(desk: Desk, text: str) -> bool:
         for error in errors.errors[: firstboot.SHOWN_MAX]:
             desk.terminal.say(f"  {error}")
         return False
-    for warning in found.warnings:
+    for warning in gatewayfile.warnings(found):
         desk.terminal.say(f"  warning: {warning}")
     return True
 
@@ -109,9 +110,7 @@ def difference(before: str, after: str) -> str:
 
 
 def offer(desk: Desk, text: str) -> None:
-    """Show what would change, apply it if wanted, and keep it only if somebody says so in time."""
-    if not checked(desk, text):
-        return
+    """Show what a checked text would change, apply it if wanted, and keep it only if somebody says so in time."""
     shown = difference((files.read(desk.layout.gateway_file) or b"").decode("utf-8", "replace"), text)
     if not shown:
         desk.terminal.say("Nothing differs.")

@@ -49,8 +49,11 @@ class Terminal:
     def write(self, text: str) -> None:
         """As it is; a terminal turns line ends into its own."""
         data = text.encode()
-        while data:
-            data = data[os.write(self._writer, data) :]
+        try:
+            while data:
+                data = data[os.write(self._writer, data) :]
+        except OSError:  # EIO: hung up
+            raise Closed from None
 
     def say(self, text: str = "") -> None:
         """A line."""
@@ -113,7 +116,7 @@ class Terminal:
         try:
             yield
         finally:
-            termios.tcsetattr(self._reader, termios.TCSAFLUSH, before)
+            termios.tcsetattr(self._reader, termios.TCSADRAIN, before)
 
     # --- questions ------------------------------------------------------------------------------------------------
 
