@@ -297,6 +297,7 @@ def test_the_wizard_sets_a_box_up(console: Console, person: Person) -> None:
     person.sees("New password of the administrator: ")
     person.types("short")
     person.sees("8 to 512 characters")
+    person.sees("New password of the administrator: ")
     person.types(WORD)
     person.sees("Once more: ")
     person.types(WORD)
