@@ -12,7 +12,7 @@ import tomllib
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.constants import DEFAULT_PORT
 from gateway.control import config, keysfile, peerbook, regularfile
@@ -159,23 +159,41 @@ def stats_ports(found: GatewayConfig) -> tuple[int, ...]:
     return tuple(sorted(open_)) if found.stats.enabled else ()
 
 
+class Seen(NamedTuple):
+    """What a file is: a configuration, or mistakes."""
+
+    config: GatewayConfig | None
+    mistakes: tuple[str, ...]
+
+
 def in_force(path: Path, folder: Path) -> GatewayConfig | None:
     """The configuration in ``path``; None when there is none or it is wrong."""
+    return _seen(path, folder).config
+
+
+def mistakes(path: Path, folder: Path) -> tuple[str, ...]:
+    """What keeps the gateway from starting with this file."""
+    return _seen(path, folder).mistakes
+
+
+def _seen(path: Path, folder: Path) -> Seen:
     try:
         found = path.stat()
-    except OSError:
-        return None
+    except OSError as error:
+        return Seen(None, (f"{path}: {error.strerror}",))
     return _parsed(path, folder, (found.st_ino, found.st_mtime_ns, found.st_size))
 
 
 @lru_cache(maxsize=1)
-def _parsed(path: Path, folder: Path, _stamp: tuple[int, int, int]) -> GatewayConfig | None:
+def _parsed(path: Path, folder: Path, _stamp: tuple[int, int, int]) -> Seen:
     """Read again only when the file is another one: the console asks every few seconds."""
     try:
         data, _ = regularfile.read(path, 1 << 26)
-        return config.parse_gateway(data.decode(), str(path), folder, {}, outside=True)
-    except (OSError, UnicodeDecodeError, ConfigErrors):
-        return None
+        return Seen(config.parse_gateway(data.decode(), str(path), folder, {}, outside=True), ())
+    except ConfigErrors as errors:
+        return Seen(None, tuple(str(error) for error in errors.errors))
+    except (OSError, UnicodeDecodeError) as error:
+        return Seen(None, (f"{path}: {error}",))
 
 
 def interface_of(found: GatewayConfig | None) -> str:

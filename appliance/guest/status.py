@@ -60,6 +60,7 @@ def collect(layout: Layout, addresses: Addresses | None = None, *, update: str =
     report = firstboot.last_report(layout)
     serving, line = gateway_line(layout)
     waiting = change.pending(layout)
+    wrong = gatewayfile.mistakes(layout.gateway_file, layout.config)
     return Status(
         version=image_version(layout),
         slot=slot(layout),
@@ -68,7 +69,7 @@ def collect(layout: Layout, addresses: Addresses | None = None, *, update: str =
         serving=serving,
         public_key=public_key(layout),
         networks=_networks(layout, (addresses or local_addresses)()),
-        problems=tuple(dict.fromkeys((*report.problems, *problems))),
+        problems=tuple(dict.fromkeys((*report.problems, *problems, *wrong[: firstboot.SHOWN_MAX]))),
         notes=tuple(report.notes),
         source=firstboot.applied(layout).source,
         password_set=bool(password.stored(layout.admin_hash)),

@@ -168,6 +168,14 @@ def test_a_refused_configuration_is_on_the_page(booted: Box) -> None:
     made.close()
 
 
+def test_a_file_with_which_the_gateway_cannot_start_is_on_the_page(booted: Box) -> None:
+    with booted.layout.gateway_file.open("a") as file:
+        file.write("[natt]\n")
+    assert status.collect(booted.layout).problems[0].endswith('natt: unknown key; did you mean "nat"?')
+    files.write(booted.layout.gateway_file, "")
+    assert not status.collect(booted.layout).problems
+
+
 def sample(**named: object) -> status.Status:
     found = status.Status(
         version="1.0",
