@@ -247,8 +247,8 @@ def _restore(namespace: Namespace) -> int:
     made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(manifest.made_unix_s))
     _say(f"a backup of {manifest.hostname or 'a gateway'}, version {manifest.version}, made {made}")
     if not (namespace.yes or _agreed("replace this box's configuration, keys and peers?")):
-        restore.discard(layout)
         raise Refused("nothing was changed")
+    restore.approve(layout)
     return _with_reboot(namespace, "it is put in place by the next boot")
 
 

@@ -26,7 +26,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}(?:/[A-Za-z0-9][A-Z
 
 
 def stage(layout: Layout, source: BinaryIO, passphrase: str) -> Manifest:
-    """Open and check a backup, and lay it ready. JumpError says what is wrong; then nothing has changed."""
+    """Open and check a backup, and lay it ready for ``approve``. JumpError says what is wrong."""
     _clear(layout.restore_staging)
     files.folder(layout.restore_staging, 0o700)
     try:
@@ -35,8 +35,12 @@ def stage(layout: Layout, source: BinaryIO, passphrase: str) -> Manifest:
     except BaseException:
         _clear(layout.restore_staging)
         raise
-    files.write(layout.restore_marker, "", files.SECRET)
     return manifest
+
+
+def approve(layout: Layout) -> None:
+    """The next boot puts in place what is staged. Without this it forgets it."""
+    files.write(layout.restore_marker, "", files.SECRET)
 
 
 def from_file(layout: Layout, path: Path, passphrase: str) -> Manifest:
@@ -114,12 +118,6 @@ def _check(staging: Path) -> None:
             password.check_hash(hash_)
         except ValueError as error:
             raise JumpError(f"this backup's administrator password: {error}") from None
-
-
-def discard(layout: Layout) -> None:
-    """Forget what was staged."""
-    files.remove(layout.restore_marker)
-    _clear(layout.restore_staging)
 
 
 # --- the next boot --------------------------------------------------------------------------------------------------

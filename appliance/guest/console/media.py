@@ -86,9 +86,8 @@ def put_back(desk: Desk) -> None:
         manifest = restore.from_file(desk.layout, folder / names[int(chosen) - 1], phrase)
     desk.terminal.say(f"A backup of {manifest.hostname}, version {manifest.version}.")
     if desk.terminal.yes("Replace configuration, keys and peers of this box, and reboot?"):
+        restore.approve(desk.layout)
         desk.run(["systemctl", "reboot"], "")
-    else:
-        restore.discard(desk.layout)
 
 
 def bundle(desk: Desk) -> None:

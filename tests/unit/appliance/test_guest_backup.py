@@ -157,6 +157,7 @@ def test_another_machine_becomes_this_gateway(tmp_path: Path) -> None:
     files.write(new.layout.secrets / "stays.not", "x", files.SECRET)
     (new.layout.state / "sessions-jvpn0.db").write_text("of another key")
     manifest = restore.stage(new.layout, io.BytesIO(taken(old)), PHRASE)
+    restore.approve(new.layout)
     assert manifest.hostname == "gw-test"
     key = new.layout.gateway_key.read_bytes()
     assert key != old.layout.gateway_key.read_bytes()
@@ -177,8 +178,18 @@ def test_the_floor_is_this_boxs_own(tmp_path: Path) -> None:
     old, new = filled(Box(tmp_path / "old")), filled(Box(tmp_path / "new"))
     files.write(new.layout.floor, "9")
     restore.stage(new.layout, io.BytesIO(taken(old)), PHRASE)
+    restore.approve(new.layout)
     new.boot()
     assert new.layout.floor.read_text() == "9"
+
+
+def test_what_nobody_approved_is_forgotten(box: Box) -> None:
+    restore.stage(filled(box).layout, io.BytesIO(taken(box)), PHRASE)
+    box.layout.settings.unlink()
+    box.credential(None)
+    box.boot()
+    assert not box.layout.restore_staging.exists()
+    assert not box.layout.settings.exists()
 
 
 def archive(entries: list[tuple[str, bytes]], kind: bytes = tarfile.REGTYPE) -> bytes:
@@ -240,6 +251,7 @@ def test_a_restore_that_is_cut_off_is_finished_by_the_next_boot(
         new.random = Random("new")
         new.boot()
         restore.stage(new.layout, io.BytesIO(data), PHRASE)
+        restore.approve(new.layout)
         finished = _restore_cut(new, cut_after, monkeypatch)
         new.boot()
         assert new.layout.gateway_key.read_bytes() == old.layout.gateway_key.read_bytes()
