@@ -22,9 +22,9 @@ from appliance.guest import (
     document,
     files,
     gatewayfile,
+    grow,
     password,
     reset,
-    restore,
     settings,
     sources,
 )
@@ -65,7 +65,8 @@ def run_boot(layout: Layout, run: Run, random_bytes: RandomBytes, environ: Mappi
     """All of it; the report is stored too."""
     report = Report()
     layout.data.mkdir(exist_ok=True)
-    for step in (reset.finish, restore.finish, change.revert_unconfirmed):
+    _grow(layout, run, report)
+    for step in (reset.finish, _finish_restore, change.revert_unconfirmed):
         if said := step(layout):
             report.notes.append(said)
     report.notes += datadir.prepare(layout, random_bytes)
@@ -77,6 +78,23 @@ def run_boot(layout: Layout, run: Run, random_bytes: RandomBytes, environ: Mappi
     report.problems += [*_data_problem(layout), *apply.render(layout, run).problems]
     files.write(layout.report, msgspec.json.encode(report))
     return report
+
+
+def _grow(layout: Layout, run: Run, report: Report) -> None:
+    """Before anything is mounted from the partition a second time. A small one is no reason not to serve."""
+    try:
+        if said := grow.grow(layout, run):
+            report.notes.append(said)
+    except (JumpError, OSError) as error:
+        report.problems.append(f"the data partition keeps its size: {error}")
+
+
+def _finish_restore(layout: Layout) -> str:
+    if not layout.restore_marker.exists() and not layout.restore_staging.exists():
+        return ""
+    from appliance.guest import restore  # libsodium and tarfile: a boot on a slow machine does without
+
+    return restore.finish(layout)
 
 
 def _data_problem(layout: Layout) -> list[str]:

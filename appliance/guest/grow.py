@@ -7,7 +7,11 @@ the next boot if it was cut off, and none of them touches what is before the par
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,6 +26,9 @@ _TAIL_SECTORS: Final = 33
 _ALIGN_SECTORS: Final = 2048
 # Less than this is not worth a write to the partition table.
 _GAIN_MIN_SECTORS: Final = 16 * 2048
+# Inode tables and journal of ext4 are not counted by statvfs; measured: 3 % of 2 GB, 10 % of 64 MB.
+_FILLED: Final = 0.8
+GROW_FILE_SYSTEM: Final = "/lib/systemd/systemd-growfs"
 
 
 class Partition(NamedTuple):
@@ -61,25 +68,47 @@ def _number(path: Path) -> int:
 
 
 def grow(layout: Layout, run: Run) -> str:
-    """Grow what can grow; a sentence."""
+    """Grow what can grow; a sentence, '' when there is nothing to do."""
     found = find(layout)
     if found is None:
-        return "no data partition on a disk: nothing to grow"
+        return ""
     size = found.size_wanted()
     if size:
-        grow_table(run, found.disk, found.number, size)
-        require(run, ["partx", "--update", "--nr", str(found.number), str(found.disk)])
+        with locked(found.disk):
+            grow_table(run, found.disk, found.number, size)
+            require(run, ["partx", "--update", "--nr", str(found.number), str(found.disk)])
     # Also without a new size: the last boot may have been cut off right here.
-    require(run, ["resize2fs", str(found.device)])
-    return f"{found.device}: grown to {size // 2048} MiB" if size else f"{found.device}: as large as its disk"
+    if not size and fills(layout.data, found.size):
+        return ""
+    require(run, [GROW_FILE_SYSTEM, str(layout.data)])
+    return f"{found.device.name}: the data partition has {(size or found.size) // 2048} MiB now"
+
+
+@contextlib.contextmanager
+def locked(disk: Path) -> Iterator[None]:
+    """Keep udev away: between the table and the kernel's copy of it the partition would look like none, and what is
+    mounted from it would be unmounted. udev takes the same lock for each look (systemd's BLOCK_DEVICE_LOCKING).
+    """
+    descriptor = os.open(disk, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def fills(mounted: Path, partition_sectors: int) -> bool:
+    """Whether the file system is as large as its partition, less what ext4 needs for itself."""
+    found = os.statvfs(mounted)
+    return found.f_blocks * found.f_frsize >= partition_sectors * 512 * _FILLED
 
 
 def grow_table(run: Run, disk: Path, number: int, size: int) -> None:
     """Write the new size into the partition table. The disk is in use: the kernel is told of this partition alone."""
-    require(run, ["sfdisk", "--quiet", "--relocate", "gpt-bak-std", str(disk)])
+    quiet = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--lock=no"]
     _refuse_unless_last(run, disk, number)
-    command = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "-N", str(number), str(disk)]
-    require(run, command, f",{size}\n")
+    require(run, [*quiet, "--relocate", "gpt-bak-std", str(disk)])
+    require(run, [*quiet, "-N", str(number), str(disk)], f",{size}\n")
 
 
 def _refuse_unless_last(run: Run, disk: Path, number: int) -> None:

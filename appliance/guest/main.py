@@ -29,8 +29,8 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(wanted: str = "") -> argparse.ArgumentParser:
+    """The whole command line; without the update part when ``wanted`` is a command of ours."""
     top = argparse.ArgumentParser(
         prog="jvpn-appliance",
         description="The appliance around the gateway: first boot, console, backup, updates.",
@@ -41,14 +41,16 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--root", type=Path, default=Path("/"), help=argparse.SUPPRESS)
     subparsers = top.add_subparsers(metavar="COMMAND", required=True)
     commands.add_commands(subparsers)
-    with contextlib.suppress(JumpError):
-        updatepart.module("commands").add_commands(subparsers)
+    if wanted not in commands.OWN:
+        with contextlib.suppress(JumpError):
+            updatepart.module("commands").add_commands(subparsers)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    namespace = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    namespace = parser(words[0] if words else "").parse_args(words)
     try:
         return int(namespace.run(namespace))
     except KeyboardInterrupt:

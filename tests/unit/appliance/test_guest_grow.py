@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from appliance.guest import grow, host
 from appliance.guest.grow import Partition
+from appliance.guest.host import Done
 from gateway.errors import HostError
 from tests.unit.appliance.box import Box
 
@@ -80,7 +83,8 @@ def test_a_partition_that_is_not_the_last_is_left_alone(tmp_path: Path) -> None:
     assert table(path) == before
 
 
-def test_it_is_found_by_its_label(box: Box) -> None:
+def a_disk(box: Box) -> None:
+    """The data partition of a disk of 256 MiB that was made for 83."""
     root = box.layout.root
     entry = root / "sys/devices/virtio0/block/vda/vda7"
     entry.mkdir(parents=True)
@@ -95,10 +99,50 @@ def test_it_is_found_by_its_label(box: Box) -> None:
     (box.layout.blocks / "vda7").symlink_to(entry)
     (root / "dev/vda7").write_text("")
     (box.layout.by_partlabel / "data").symlink_to("../../vda7")
+    (root / "dev/vda").write_text("")
+
+
+def test_it_is_found_by_its_label(box: Box) -> None:
+    a_disk(box)
+    root = box.layout.root
     found = grow.find(box.layout)
     assert found == Partition(root / "dev/vda", root / "dev/vda7", 7, 36864, 131072, 524288)
 
 
+def test_udev_is_kept_away_until_table_and_kernel_agree(box: Box) -> None:
+    """Whoever asks for the lock, as udev does, is refused while sfdisk and partx run, and gets it afterwards."""
+    a_disk(box)
+    node = json.dumps(
+        {"partitiontable": {"partitions": [{"node": "/dev/vda7", "start": 36864, "name": "data"}]}}
+    )
+    held = []
+
+    def is_locked() -> bool:
+        with (box.layout.root / "dev/vda").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def answer(command: Sequence[str], _text: str) -> Done:
+        held.append((command[0], is_locked()))
+        return Done(0, node)
+
+    box.programs.answer = answer
+    assert grow.grow(box.layout, box.programs) == "vda7: the data partition has 237 MiB now"
+    assert held == [*[("sfdisk", True)] * 3, ("partx", True), (grow.GROW_FILE_SYSTEM, False)]
+
+
+def test_a_boot_goes_on_without_it(box: Box) -> None:
+    a_disk(box)
+    box.programs.answer = lambda command, _text: Done(1, "", "no") if command[0] == "sfdisk" else None
+    box.power_on = lambda: None  # type: ignore[method-assign]  # it would take the disk out again
+    told = f"sfdisk --json {box.layout.root}/dev/vda: no"
+    assert box.boot().problems == [f"the data partition keeps its size: {told}"]
+    assert box.layout.gateway_key.exists()
+
+
 def test_a_live_system_has_nothing_to_grow(box: Box) -> None:
-    assert grow.grow(box.layout, box.programs) == "no data partition on a disk: nothing to grow"
+    assert grow.grow(box.layout, box.programs) == ""
     assert not box.programs.calls
