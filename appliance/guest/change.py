@@ -19,6 +19,8 @@ from appliance.guest.layout import Layout
 from gateway.errors import JumpError, NotFound, Refused
 
 KEEP_WITHIN_S: Final = 120
+# A restart of the gateway on an emulated machine, and the wait until it serves.
+APPLY_MAX_S: Final = 180
 REVERT_UNIT: Final = "jvpn-revert"
 GATEWAY, SETTINGS = "gateway.toml", "settings.json"
 
@@ -118,13 +120,16 @@ def commit(
     """
     begin(layout, name, content)
     if keep_within_s:
-        _schedule(run, keep_within_s)
+        # Before anything is cut off; and anew below, so that applying does not use up the time to answer.
+        _schedule(run, keep_within_s + APPLY_MAX_S)
     said = kind(layout, name).activate(layout, run)
     problem = healthy() if name == GATEWAY else ""
     if problem:
         take_back(layout, run)
         raise JumpError(f"taken back, the gateway does not serve with it: {problem}")
-    if not keep_within_s:
+    if keep_within_s:
+        _schedule(run, keep_within_s)
+    else:
         keep(layout)
     return said
 
@@ -147,6 +152,8 @@ def take_back(layout: Layout, run: Run) -> tuple[str, ...]:
 
 
 def _schedule(run: Run, seconds: int) -> None:
+    """In place of an earlier timer."""
+    run(["systemctl", "stop", f"{REVERT_UNIT}.timer"], "")
     command = ["systemd-run", "--quiet", "--collect", f"--unit={REVERT_UNIT}", f"--on-active={seconds}"]
     done = run([*command, "/usr/sbin/jvpn-appliance", "config", "revert"], "")
     if done.code:
