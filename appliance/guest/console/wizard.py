@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Setting a new box up: network, where clients find it, a password, the first client. Each step may be done later.
 
-Nothing is in force before all questions were answered, but for the password, which comes last.
+Each step is in force once it was answered; who leaves in the midst of it finds the set-up again later.
 """
 
 from __future__ import annotations
