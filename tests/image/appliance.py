@@ -7,11 +7,12 @@ from the LAN. No test has an entrance of its own.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from tests.image.accel import Accelerator
 from tests.image.artifacts import Artifacts
@@ -30,7 +31,17 @@ from tests.net.wg import Keys
 SERVING: Final = r"gateway +serving"
 STATS_TOKEN: Final = "0123456789abcdef0123456789abcdef"
 STATE: Final = "/var/lib/jvpn"
+# Emulated processors stall for seconds where others need them: bounds are wide, so that only what a test does is
+# noticed, and the window outlives a reboot.
+WIDE_POLICY: Final[dict[str, dict[str, Any]]] = {
+    "session": {"transport_lost_ttl": "10m"},
+    "volatility": {"latency_enter": "1s", "jitter_enter": "700ms", "loss_enter": 0.3, "loss_exit": 0.15},
+    "switching": {"max_switches_per_min": 20, "reserved": 10, "attempt_timeout": "10s", "backoff_max": "1s"},
+}
+SETTLE_S: Final = 90.0
+CREDENTIAL: Final = "jvpn.config"
 Tables = Mapping[str, Any]
+Source = Literal["medium", "fw_cfg", "smbios"]
 
 
 def base_document(ssh_key: str) -> dict[str, Any]:
@@ -99,6 +110,20 @@ class Options:
     document: str | None = None
     image: Path | None = None
     memory_mib: int = 512
+    source: Source = "medium"
+
+
+def configured_by(source: Source, folder: Path, document: str) -> dict[str, Any]:
+    """The hardware that brings a document: a medium, or a systemd credential by SMBIOS or fw_cfg."""
+    if source == "medium":
+        return {"medium": config_medium(folder, document)}
+    path = folder / "credential"
+    if source == "fw_cfg":
+        path.write_text(document)
+        return {"fw_cfg": {CREDENTIAL: path}}
+    encoded = base64.b64encode(document.encode()).decode()
+    path.write_text(f"io.systemd.credential.binary:{CREDENTIAL}={encoded}")
+    return {"smbios": path}
 
 
 class Appliance:
@@ -121,10 +146,10 @@ class Appliance:
         self.disk = overlay(self.options.image or artifacts.qcow2, self.folder)
         hardware = Hardware(
             disks=[self.disk],
-            medium=config_medium(self.folder, self.document()),
             cards=[WAN, LAN],
             firmware=self.options.firmware,
             memory_mib=self.options.memory_mib,
+            **configured_by(self.options.source, self.folder, self.document()),
         )
         self.machine = Machine(lab, name, hardware, accelerator, self.site.rack)
         self.guest = Guest(lab, self.site.backend, self.key)

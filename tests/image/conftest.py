@@ -7,19 +7,25 @@ JVPN_IMAGE names the folder with what `make image` made (build/image).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from tests.image.accel import Accelerator, choose
+from tests.image.appliance import Appliance, Options
 from tests.image.artifacts import Artifacts
-from tests.image.machine import missing_programs
+from tests.image.machine import Machine, missing_programs
 from tests.net.lab import Lab, missing_requirements
 
 HERE: Final = Path(__file__).resolve().parent
 REPO: Final = HERE.parents[1]
+# A module's machine may be booted by the first of its tests, and a test may boot several times.
+TEST_TIMEOUT_S: Final = 1500
+MakeAppliance = Callable[..., Appliance]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -27,6 +33,23 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     named = [(config.invocation_params.dir / word.split("::")[0]).resolve() for word in config.args]
     asked = any(path == HERE or HERE in path.parents for path in named)
     return None if asked or collection_path.name == "conftest.py" else True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Booting has its own limits; the ordinary one of five minutes is for other tests."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failure shows the end of each console that is there."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.failed and HERE in item.path.parents:
+        for machine in Machine.known():
+            report.sections.append((f"console of {machine.name}", machine.console.tail()))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -62,3 +85,45 @@ def lab() -> Iterator[Lab]:
     """A laboratory of the test's own."""
     with Lab() as made:
         yield made
+
+
+@contextmanager
+def appliances(artifacts: Artifacts, accelerator: Accelerator) -> Iterator[MakeAppliance]:
+    """Make (not start) appliances by name, each in a laboratory of its own; all are gone at the end."""
+    made: list[Appliance] = []
+    labs: list[Lab] = []
+
+    def make(name: str, **options: Any) -> Appliance:
+        labs.append(Lab().__enter__())
+        made.append(Appliance(labs[-1], name, artifacts, accelerator, Options(**options)))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            one.close()
+        for lab in labs:
+            lab.close()
+
+
+@pytest.fixture
+def make_appliance(artifacts: Artifacts, accelerator: Accelerator) -> Iterator[MakeAppliance]:
+    """Appliances of one test."""
+    with appliances(artifacts, accelerator) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_shared(artifacts: Artifacts, accelerator: Accelerator) -> Iterator[MakeAppliance]:
+    """Appliances that the tests of a file share, where nothing is broken by them."""
+    with appliances(artifacts, accelerator) as make:
+        yield make
+
+
+def eventually(holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    """Wait until it holds."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what}"
+        time.sleep(0.2)

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
+from weakref import WeakSet
 
 from tests.image.accel import Accelerator
 from tests.image.console import Console
@@ -25,6 +26,8 @@ Firmware = Literal["bios", "uefi"]
 BOOT_TIMEOUT_S: Final = 300.0
 OFF_TIMEOUT_S: Final = 120.0
 POLL_S: Final = 0.05
+# Room for the data partition to grow into.
+DISK_MIB: Final = 2048
 LOGS: Final = Path(__file__).resolve().parents[2] / "build" / "test-image"
 OVMF_CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -106,12 +109,14 @@ class Machine:
     """A machine that is switched on and off; its folder, disks and log outlive that."""
 
     _count = 0
+    _known: ClassVar[WeakSet[Machine]] = WeakSet()
 
     def __init__(
         self, lab: Lab, name: str, hardware: Hardware, accelerator: Accelerator, rack: Namespace | None = None
     ) -> None:
         """``rack``: the namespace it runs in, with the taps of its cards. ``name`` is that of its log."""
         Machine._count += 1
+        Machine._known.add(self)
         self.lab, self.name, self.hardware, self.accelerator, self.rack = (
             lab,
             name,
@@ -128,6 +133,11 @@ class Machine:
         self._console: Console | None = None
         self._qmp: Qmp | None = None
         self.started_s = 0.0
+
+    @classmethod
+    def known(cls) -> list[Machine]:
+        """Machines of this process that were switched on, in the order of their names."""
+        return sorted((one for one in cls._known if one._console is not None), key=lambda one: one.name)
 
     @property
     def running(self) -> bool:
@@ -222,11 +232,11 @@ class Machine:
         self._qmp = self._proc = None
 
 
-def overlay(base: Path, folder: Path, name: str = "disk") -> Path:
-    """A disk that begins as ``base`` and keeps what is written to itself."""
+def overlay(base: Path, folder: Path, name: str = "disk", size_mib: int = DISK_MIB) -> Path:
+    """A disk that begins as ``base`` and keeps what is written to itself; larger, as an operator makes it."""
     made = folder / f"{name}.qcow2"
     form = "qcow2" if base.suffix == ".qcow2" else "raw"
-    qemu_img("create", "-q", "-f", "qcow2", "-b", str(base.resolve()), "-F", form, str(made))
+    qemu_img("create", "-q", "-f", "qcow2", "-b", str(base.resolve()), "-F", form, str(made), f"{size_mib}M")
     return made
 
 

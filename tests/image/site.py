@@ -24,6 +24,7 @@ WAN: Final = Card("tapwan", "52:54:00:00:00:01")
 LAN: Final = Card("taplan", "52:54:00:00:00:02")
 WAN_ADDRESS: Final = "198.51.100.2"
 WAN_ROUTER: Final = "198.51.100.1"
+WAN_NET: Final = "198.51.100.0/24"
 LAN_ADDRESS: Final = "10.3.0.1"
 # What the provider's DHCP server gives, for an appliance that was told nothing.
 LEASED: Final = "198.51.100.50"
@@ -61,6 +62,8 @@ class ApplianceSite:
         for device in ("inside", LAN.tap):
             rack.ip("link", "set", device, "master", "bridge")
         rack.ip("link", "set", "bridge", "up")
+        for uplink in topology.uplinks.values():
+            uplink.router.add_route(WAN_NET, via=uplink.far.b.address4)
         rack.run(["nft", "-f", "-"], stdin=_NAT % appliance)
         return cls(lab, topology, rack, topology.backend)
 
