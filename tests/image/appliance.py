@@ -116,7 +116,7 @@ class Options:
 def configured_by(source: Source, folder: Path, document: str) -> dict[str, Any]:
     """The hardware that brings a document: a medium, or a systemd credential by SMBIOS or fw_cfg."""
     if source == "medium":
-        return {"medium": config_medium(folder, document)}
+        return {"media": [config_medium(folder, document)]}
     path = folder / "credential"
     if source == "fw_cfg":
         path.write_text(document)
@@ -157,8 +157,10 @@ class Appliance:
 
     def document(self) -> str:
         """What the configuration medium says."""
-        if self.options.document is not None:
-            return self.options.document
+        return user_data(self.tables()) if self.options.document is None else self.options.document
+
+    def tables(self) -> dict[str, Any]:
+        """The same before it is text."""
         peers = [
             {"name": f"peer{n}", "public_key": keys.public, "allowed_ips": [f"{inner_host(n)}/32"]}
             for n, keys in enumerate(self.peer_keys)
@@ -167,7 +169,7 @@ class Appliance:
         for name, values in self.options.tables.items():
             known = tables.get(name)
             tables[name] = {**known, **values} if isinstance(known, dict) else values
-        return user_data(tables)
+        return tables
 
     def change(self, **hardware: Any) -> None:
         """Other hardware from the next start on, such as another medium."""
@@ -191,16 +193,16 @@ class Appliance:
 
     def reboot(self, timeout_s: float = BOOT_TIMEOUT_S) -> float:
         """Restart it in order from inside; returns the seconds until it served again."""
-        before, mark = self.machine.resets(), self.machine.console.mark()
-        start_s = time.monotonic()
+        before, start_s = self.machine.resets(), time.monotonic()
         self.guest.run("systemctl reboot", check=False)
-        self.await_restart(before, mark, timeout_s)
+        self.await_restart(before, timeout_s)
         return time.monotonic() - start_s
 
-    def await_restart(self, resets: int, mark: int, timeout_s: float = BOOT_TIMEOUT_S) -> None:
-        """Wait until a restart that was asked for is over: it serves, and the operator is in again."""
+    def await_restart(self, resets: int, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Wait until one more restart than ``resets`` is over: it serves, and the operator is in again."""
         self.machine.wait_reset(resets, timeout_s)
-        self.wait_serving(mark, timeout_s)
+        # What it says on its way down does not count.
+        self.wait_serving(self.machine.console.mark(), timeout_s)
         self.guest.connect()
 
     def gateway(self) -> ApplianceGateway:
@@ -209,6 +211,10 @@ class Appliance:
             args = (self.lab, self.site.topology, self.guest, self.peer_keys, self.options.policy)
             self._gateway = ApplianceGateway(*args)
         return self._gateway
+
+    def forget_gateway(self) -> None:
+        """Its key is another one from now on."""
+        self._gateway = None
 
     def running_slot(self) -> str:
         """The slot that it was booted from, ``a`` or ``b``, or ``live``."""

@@ -17,6 +17,7 @@ from typing import Any, Final
 from gateway.control import ctlclient
 from tests.image.site import LAN_ADDRESS
 from tests.net.lab import Lab, LabError, Namespace
+from tests.net.proc import Proc
 
 COMMAND_TIMEOUT_S: Final = 120.0
 CONNECT_TIMEOUT_S: Final = 300.0
@@ -93,6 +94,16 @@ class Guest:
             self.namespace.run(self._ssh("-O", "exit", self.host), check=False)
         self._control.unlink(missing_ok=True)
         self._socket.unlink(missing_ok=True)
+
+    def forget_host_key(self) -> None:
+        """The next connection meets another box."""
+        self.disconnect()
+        self._known.unlink(missing_ok=True)
+
+    def spawn(self, command: str) -> Proc:
+        """Start a command line and return at once; it ends with its connection at the latest."""
+        argv = self._ssh("-o", "ControlMaster=no", f"root@{self.host}", command)
+        return self.namespace.spawn(argv, "guest-command")
 
     def run(
         self,

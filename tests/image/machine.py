@@ -31,7 +31,17 @@ DISK_MIB: Final = 2048
 LOGS: Final = Path(__file__).resolve().parents[2] / "build" / "test-image"
 OVMF_CODE: Final = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-PROGRAMS: Final = ("qemu-system-x86_64", "qemu-img", "genisoimage", "mcopy", "ssh", "ssh-keygen")
+PROGRAMS: Final = (
+    "qemu-system-x86_64",
+    "qemu-img",
+    "genisoimage",
+    "mcopy",
+    "ssh",
+    "ssh-keygen",
+    "busybox",
+    "unsquashfs",
+    "sfdisk",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class Hardware:
 
     disks: Sequence[Path] = ()
     cdrom: Path | None = None
-    medium: Path | None = None
+    media: Sequence[Path] = ()
     cards: Sequence[Card] = ()
     firmware: Firmware = "bios"
     memory_mib: int = 512
@@ -92,9 +102,9 @@ class Hardware:
             bus = "" if self.firmware == "bios" else ",bus=ide.2"
             words += ["-drive", f"if=none,id=cd,media=cdrom,readonly=on,format=raw,file={self.cdrom}"]
             words += ["-device", f"ide-cd,drive=cd,bootindex=0{bus}"]
-        if self.medium is not None:
-            words += ["-drive", f"if=none,id=medium,format=raw,readonly=on,file={self.medium}"]
-            words += ["-device", "virtio-blk-pci,drive=medium"]
+        for number, medium in enumerate(self.media):
+            words += ["-drive", f"if=none,id=medium{number},format=raw,readonly=on,file={medium}"]
+            words += ["-device", f"virtio-blk-pci,drive=medium{number}"]
         return words
 
     def _network(self) -> list[str]:
