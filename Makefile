@@ -78,6 +78,11 @@ image: build ## the appliance: disk image into build/image (raw, qcow2, vmdk, vh
 	@.ci/setup image
 	@$(PY) -m appliance.image $(if $(ISO),--iso) $(IMAGE_ARGS)
 
+.PHONY: test-image
+test-image: dev ## boot what `make image` made in QEMU, with BIOS and UEFI, and use, update, break and reset it (ONLY=short)
+	@.ci/setup image
+	@$(PY) -m pytest $(if $(ONLY),tests/image/test_$(ONLY).py,tests/image) -s -o cache_dir=build/pytest-image
+
 profile: dev ## flame graphs of the gateway under load, into bench/out/profile-*.svg (needs perf; PEERS=)
 	@.ci/setup profile
 	@$(PY) -m bench.tunnel.profile

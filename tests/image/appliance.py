@@ -194,7 +194,7 @@ class Appliance:
     def reboot(self, timeout_s: float = BOOT_TIMEOUT_S) -> float:
         """Restart it in order from inside; returns the seconds until it served again."""
         before, start_s = self.machine.resets(), time.monotonic()
-        self.guest.run("systemctl reboot", check=False)
+        self.guest.restart()
         self.await_restart(before, timeout_s)
         return time.monotonic() - start_s
 

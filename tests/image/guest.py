@@ -130,6 +130,11 @@ class Guest:
             self._forward()
         return ctlclient.call(self._socket, command, args, timeout_s=CALL_TIMEOUT_S)
 
+    def restart(self) -> None:
+        """Ask it to restart; the connection goes with it."""
+        argv = self._ssh("-o", "ControlMaster=no", f"root@{self.host}", "systemctl --no-block reboot")
+        self.namespace.run(argv, check=False)
+
     def put(self, source: Path, target: str) -> None:
         """Copy a file into it."""
         argv = self._ssh("-o", "ControlMaster=no", f"root@{self.host}", f"cat > {shlex.quote(target)}")

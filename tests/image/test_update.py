@@ -146,7 +146,7 @@ def test_a_system_that_does_not_come_up_is_left_for_the_one_that_did(
     status, said = update(appliance, "broken")
     assert status == 0, said
     before, mark = appliance.machine.resets(), appliance.machine.console.mark()
-    appliance.guest.run("systemctl reboot", check=False)
+    appliance.guest.restart()
     appliance.machine.console.wait("Kernel panic", BOOT_TIMEOUT_S, mark=mark)
     # Down into the new one, up again by its panic.
     appliance.await_restart(before + 1)
@@ -163,7 +163,7 @@ def test_a_slot_that_was_damaged_after_it_was_verified_does_not_run(
     assert status == 0, said
     appliance.guest.run(SPOIL.format("/dev/disk/by-partlabel/root-b") + "; sync")
     before, mark = appliance.machine.resets(), appliance.machine.console.mark()
-    appliance.guest.run("systemctl reboot", check=False)
+    appliance.guest.restart()
     appliance.machine.console.wait("verity.*corrupt|Kernel panic", BOOT_TIMEOUT_S, mark=mark)
     appliance.await_restart(before + 1)
     mount(appliance)
@@ -180,7 +180,7 @@ def test_a_system_whose_gateway_does_not_serve_is_not_kept(appliance: Appliance,
         f"cp -p /etc/jvpn/gateway.toml {kept}; echo 'listn = 1' >> /etc/jvpn/gateway.toml; sync"
     )
     before = appliance.machine.resets()
-    appliance.guest.run("systemctl reboot", check=False)
+    appliance.guest.restart()
     appliance.machine.wait_reset(before)
     appliance.guest.connect()
     assert appliance.running_slot() == "b"
