@@ -83,7 +83,7 @@ def test_a_factory_reset_makes_it_a_new_box(make_appliance: MakeAppliance) -> No
     before = identity(appliance)
     guest.run("echo mine > /data/etc/jvpn/mine; jvpn peer add phone > /dev/null; sync")
     resets = appliance.machine.resets()
-    guest.run("jvpn-appliance reset --yes")
+    guest.run("jvpn-appliance reset --yes --no-reboot")
     guest.restart()
     appliance.machine.wait_reset(resets)
     guest.forget_host_key()

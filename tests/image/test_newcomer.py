@@ -101,12 +101,12 @@ def set_up(console: Console) -> str:
     mark = console.mark()
     console.send("\n")
     while True:
-        question = console.wait(r"[^\n]*: $", ANSWER_S, mark=mark)[0]
+        question = console.wait(r"[^\n]*: \Z", ANSWER_S, mark=mark)[0]
         answer = next(answer for pattern, answer in ANSWERS if re.search(pattern, question))
         mark = console.mark()
         console.send(answer + "\n")
         if answer == "phone":
-            console.wait(r"[█▀▄]{29,}(.|\n)*\n[^█▀▄\n]*(Enter|continue|goes on)", ANSWER_S, mark=mark)
+            console.wait(r"Enter goes on\. \Z", ANSWER_S, mark=mark)
             return console.since(mark)
 
 
