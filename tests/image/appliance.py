@@ -31,6 +31,8 @@ from tests.net.wg import Keys
 SERVING: Final = r"gateway +serving"
 STATS_TOKEN: Final = "0123456789abcdef0123456789abcdef"
 STATE: Final = "/var/lib/jvpn"
+JOURNAL: Final = "journalctl -b -o short-monotonic --no-pager | tail -n 150"
+ASK_WHY_S: Final = 30.0
 # Emulated processors stall for seconds where others need them: bounds are wide, so that only what a test does is
 # noticed, and the window outlives a reboot.
 WIDE_POLICY: Final[dict[str, dict[str, Any]]] = {
@@ -181,8 +183,19 @@ class Appliance:
 
     def wait_serving(self, mark: int = 0, timeout_s: float = BOOT_TIMEOUT_S) -> float:
         """Wait until its status page says that it serves; returns the seconds since it was switched on."""
-        self.machine.console.wait(SERVING, timeout_s, mark=mark)
+        try:
+            self.machine.console.wait(SERVING, timeout_s, mark=mark)
+        except LabError as error:
+            raise LabError(f"{error}\n{self._why()}") from None
         return time.monotonic() - self.machine.started_s
+
+    def _why(self) -> str:
+        """What the system itself says, if it lets anybody in."""
+        try:
+            self.guest.connect(ASK_WHY_S)
+            return self.guest.out(f"systemctl --failed --no-legend; {JOURNAL}")
+        except LabError as error:
+            return f"(no journal: {error})"
 
     def boot(self) -> float:
         """Switch it on, wait until it serves and lets its operator in; returns the seconds until it served."""

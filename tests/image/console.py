@@ -92,7 +92,8 @@ class Console:
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """The last lines, and where the rest is."""
-        last = "\n".join(self.text.splitlines()[-lines:])
+        # Firmware and GRUB draw with blanks.
+        last = re.sub(" {8,}", "  ", "\n".join(self.text.splitlines()[-lines:]))
         return f"--- end of {self.log} ---\n{last}\n---"
 
     def _read(self) -> None:

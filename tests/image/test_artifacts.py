@@ -77,7 +77,7 @@ def test_the_slot_is_what_its_manifest_says(artifacts: Artifacts) -> None:
     manifest = artifacts.manifest()
     for name, said in manifest["files"].items():
         path = artifacts.slot(name)
-        assert (path.stat().st_size, digest(path)) == (said["size_bytes"], said["sha256"]), name
+        assert (path.stat().st_size, digest(path)) == (said["bytes"], said["sha256"]), name
     config = artifacts.slot("slot.cfg").read_text()
     assert f"set roothash={manifest['roothash']}" in config
     assert f"set version={manifest['version']}" in config
@@ -101,7 +101,8 @@ def test_the_package_list_and_the_sbom_name_the_same(artifacts: Artifacts) -> No
         line.split() for line in artifacts.one("packages.txt").read_text().splitlines() if line[:1] != "#"
     ]
     assert len(listed) > 50
-    assert all(re.fullmatch("[0-9a-f]{64}", words[2]) for words in listed)
+    # Ours was built a moment before and comes from no archive.
+    assert [words[0] for words in listed if not re.fullmatch("[0-9a-f]{64}", words[2])] in ([], ["jumping-vpn"])
     sbom = json.loads(artifacts.one("sbom.spdx.json").read_text())
     assert sbom["spdxVersion"].startswith("SPDX-2.")
     named = {
@@ -112,7 +113,7 @@ def test_the_package_list_and_the_sbom_name_the_same(artifacts: Artifacts) -> No
 
 
 def test_it_says_what_it_is_and_when_it_was_made(artifacts: Artifacts) -> None:
-    os_release = content(artifacts, "/etc/os-release") or content(artifacts, "/usr/lib/os-release")
+    os_release = content(artifacts, "/usr/lib/os-release")
     version = artifacts.manifest()["version"]
     assert re.search(r'(?m)^IMAGE_ID="?jumping-vpn-appliance"?$', os_release)
     assert re.search(rf'(?m)^IMAGE_VERSION="?{re.escape(version)}"?$', os_release)
