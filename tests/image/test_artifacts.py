@@ -102,7 +102,10 @@ def test_the_package_list_and_the_sbom_name_the_same(artifacts: Artifacts) -> No
     ]
     assert len(listed) > 50
     # Ours was built a moment before and comes from no archive.
-    assert [words[0] for words in listed if not re.fullmatch("[0-9a-f]{64}", words[2])] in ([], ["jumping-vpn"])
+    assert [words[0] for words in listed if not re.fullmatch("[0-9a-f]{64}", words[2])] in (
+        [],
+        ["jumping-vpn"],
+    )
     sbom = json.loads(artifacts.one("sbom.spdx.json").read_text())
     assert sbom["spdxVersion"].startswith("SPDX-2.")
     named = {
