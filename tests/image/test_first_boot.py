@@ -65,7 +65,8 @@ def reinsert(appliance: Appliance, hostname: str, **options: Any) -> None:
     appliance.machine.shut_down()
     folder = appliance.folder / hostname
     folder.mkdir()
-    appliance.change(media=[config_medium(folder, document)])
+    # As a CD this time, as hypervisors offer it.
+    appliance.change(media=[], cdrom=config_medium(folder, document))
     appliance.boot()
 
 
