@@ -106,7 +106,7 @@ class Options:
     """What differs between appliances; ``tables`` go into the document over the basic ones."""
 
     firmware: Firmware = "bios"
-    peers: int = 3
+    peers: int = 4
     policy: dict[str, dict[str, Any]] = field(default_factory=dict)
     tables: dict[str, Any] = field(default_factory=dict)
     document: str | None = None

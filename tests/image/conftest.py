@@ -16,9 +16,10 @@ from typing import Any, Final
 import pytest
 
 from tests.image.accel import Accelerator, choose
-from tests.image.appliance import Appliance, Options
+from tests.image.appliance import WIDE_POLICY, Appliance, Options
 from tests.image.artifacts import Artifacts
 from tests.image.machine import Machine, missing_programs
+from tests.image.targets import judge_boot
 from tests.net.lab import Lab, missing_requirements
 
 HERE: Final = Path(__file__).resolve().parent
@@ -40,6 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_S))
+    # The shared one runs until the end, so what boots machines of its own comes before it.
+    items.sort(key=lambda item: "served" in getattr(item, "fixturenames", ()))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -119,6 +122,15 @@ def make_shared(artifacts: Artifacts, accelerator: Accelerator) -> Iterator[Make
     """Appliances that the tests of a file share, where nothing is broken by them."""
     with appliances(artifacts, accelerator) as make:
         yield make
+
+
+@pytest.fixture(scope="session")
+def served(artifacts: Artifacts, accelerator: Accelerator) -> Iterator[Appliance]:
+    """One appliance, booted by BIOS and configured by a medium, for every test that breaks nothing of it."""
+    with appliances(artifacts, accelerator) as make:
+        made = make("serving", policy=WIDE_POLICY)
+        judge_boot("disk, BIOS, medium", made.boot(), "bios", accelerator)
+        yield made
 
 
 def eventually(holds: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:

@@ -17,26 +17,24 @@ from typing import Final
 
 import pytest
 
-from tests.image.appliance import SETTLE_S, WIDE_POLICY, Appliance
-from tests.image.conftest import MakeAppliance, eventually
+from tests.image.appliance import SETTLE_S, Appliance
+from tests.image.conftest import eventually
 from tests.image.site import WAN
 from tests.net import traffic_helper
 from tests.net.jump import JumpClient, inner_host
 from tests.net.topology import ALLOWED, BACKEND, ENDPOINTS, SIDES, Side, boot_ns
 from tests.net.traffic import TcpServer, tcp_recv, wait_reachable
 
-KERNEL: Final = 2
+KERNEL: Final = 3
 TRANSFER_BYTES: Final = 1_000_000
 # The relays' addresses towards the appliance: where it sends to.
 UPLINK: Final[dict[Side, str]] = {"a": "10.11.0.1", "b": "10.12.0.1"}
 
 
 @pytest.fixture(scope="module")
-def appliance(make_shared: MakeAppliance) -> Appliance:
-    """Serving."""
-    made = make_shared("kernel", policy=WIDE_POLICY)
-    made.boot()
-    return made
+def appliance(served: Appliance) -> Appliance:
+    """The shared one."""
+    return served
 
 
 # --- WireGuard of the kernel ------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from typing import Final
 import pytest
 
 from tests.image.accel import Accelerator
-from tests.image.appliance import SETTLE_S, WIDE_POLICY, Appliance
-from tests.image.conftest import MakeAppliance, eventually
+from tests.image.appliance import SETTLE_S, Appliance
+from tests.image.conftest import eventually
 from tests.image.reach import STATS_PORT, ask_stats, connects
 from tests.image.site import LAN_ADDRESS, WAN_ADDRESS
 from tests.image.targets import judge_boot
@@ -30,11 +30,9 @@ SPARE, STOCK = 1, 2
 
 
 @pytest.fixture(scope="module")
-def appliance(make_shared: MakeAppliance, accelerator: Accelerator) -> Appliance:
-    """Serving, with its operator let in."""
-    made = make_shared("serving", policy=WIDE_POLICY)
-    judge_boot("disk, BIOS, medium", made.boot(), "bios", accelerator)
-    return made
+def appliance(served: Appliance) -> Appliance:
+    """The shared one."""
+    return served
 
 
 @pytest.fixture(scope="module")
