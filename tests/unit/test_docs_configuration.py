@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from gateway import errors
+from appliance.guest.main import parser
 from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control import configkeys, configpolicy, configschema, wgquick
 from gateway.control.configschema import Table
@@ -170,13 +171,14 @@ def test_links_lead_to_files(page: Path) -> None:
 # --- commands -----------------------------------------------------------------------------------------------------
 
 # In a block of code from the beginning of a line (after a prompt), in running text between backticks.
-IN_BLOCK: Final = re.compile(r"^ {4,}(?:\$ )?(?:\.venv/bin/)?((?:jvpn|make)\b[^\n#]*)", re.MULTILINE)
-IN_TEXT: Final = re.compile(r"`(?:\.venv/bin/)?((?:jvpn|make)\b[^`\n]*)`")
+IN_BLOCK: Final = re.compile(r"^ {4,}(?:\$ )?(?:\.venv/bin/)?((?:jvpn(?:-appliance)?|make) [^\n#]*)", re.MULTILINE)
+IN_TEXT: Final = re.compile(r"`(?:\.venv/bin/)?((?:jvpn(?:-appliance)?|make) [^`\n]*)`")
 
 
 def commands(page: Path) -> list[str]:
+    """What stands in a second column says what the command is for."""
     text = page.read_text()
-    return [match.strip() for kind in (IN_BLOCK, IN_TEXT) for match in kind.findall(text)]
+    return [re.split(r" {3,}", match.strip())[0] for kind in (IN_BLOCK, IN_TEXT) for match in kind.findall(text)]
 
 
 def check_jvpn(words: list[str]) -> None:
@@ -194,6 +196,15 @@ def check_jvpn(words: list[str]) -> None:
     assert rest == []
 
 
+def check_appliance(words: list[str]) -> None:
+    """A `jvpn-appliance` line is one that it takes; a name alone is that of a command."""
+    for name in words[0].split("|"):
+        try:
+            parser().parse_args([name, *(words[1:] or ["--help"])])
+        except SystemExit as refused:
+            assert refused.code == 0, words
+
+
 def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -202,7 +213,9 @@ def make_targets() -> set[str]:
 def test_commands_exist(page: Path) -> None:
     for line in commands(page):
         program, *words = shlex.split(re.split(r" [|>&]", line)[0])  # up to where the shell's part begins
-        if program == "make":
+        if program == "jvpn-appliance":
+            check_appliance(words)
+        elif program == "make":
             targets = [name for word in words for name in word.split("|")]
             assert set(targets) <= make_targets(), line
         else:
