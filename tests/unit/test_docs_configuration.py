@@ -18,8 +18,8 @@ import click
 import msgspec
 import pytest
 
-from gateway import errors
 from appliance.guest.main import parser
+from gateway import errors
 from gateway.constants import NS_PER_MS, NS_PER_S
 from gateway.control import configkeys, configpolicy, configschema, wgquick
 from gateway.control.configschema import Table
@@ -171,14 +171,18 @@ def test_links_lead_to_files(page: Path) -> None:
 # --- commands -----------------------------------------------------------------------------------------------------
 
 # In a block of code from the beginning of a line (after a prompt), in running text between backticks.
-IN_BLOCK: Final = re.compile(r"^ {4,}(?:\$ )?(?:\.venv/bin/)?((?:jvpn(?:-appliance)?|make) [^\n#]*)", re.MULTILINE)
+IN_BLOCK: Final = re.compile(
+    r"^ {4,}(?:\$ )?(?:\.venv/bin/)?((?:jvpn(?:-appliance)?|make) [^\n#]*)", re.MULTILINE
+)
 IN_TEXT: Final = re.compile(r"`(?:\.venv/bin/)?((?:jvpn(?:-appliance)?|make) [^`\n]*)`")
 
 
 def commands(page: Path) -> list[str]:
     """What stands in a second column says what the command is for."""
     text = page.read_text()
-    return [re.split(r" {3,}", match.strip())[0] for kind in (IN_BLOCK, IN_TEXT) for match in kind.findall(text)]
+    return [
+        re.split(r" {3,}", match.strip())[0] for kind in (IN_BLOCK, IN_TEXT) for match in kind.findall(text)
+    ]
 
 
 def check_jvpn(words: list[str]) -> None:
