@@ -203,10 +203,13 @@ def check_jvpn(words: list[str]) -> None:
 def check_appliance(words: list[str]) -> None:
     """A `jvpn-appliance` line is one that it takes; a name alone is that of a command."""
     for name in words[0].split("|"):
+        given = [name, *(words[1:] or ["--help"])]
+        code = 0
         try:
-            parser().parse_args([name, *(words[1:] or ["--help"])])
+            parser().parse_args(given)
         except SystemExit as refused:
-            assert refused.code == 0, words
+            code = refused.code
+        assert code == 0, words
 
 
 def make_targets() -> set[str]:
