@@ -29,7 +29,7 @@ TOLD_EVERY_S: Final = 5.0
 # Clients that come without waiting for each other, and how long each is waited for.
 GROUP: Final = 500
 GROUP_S: Final = 20.0
-RECOVER_S: Final = 60.0
+RECOVER_S: Final = 120.0
 # An hour's journal of 100,000 clients.
 AUDIT_S: Final = 1800.0
 # The search begins here and doubles.
