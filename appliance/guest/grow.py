@@ -48,9 +48,9 @@ class Partition(NamedTuple):
 
 
 def find(layout: Layout) -> Partition | None:
-    """The data partition by its label; None in a live system, which has none."""
+    """The data partition by its label. None when /data is not on it: a live system beside a disk that was installed."""
     link = layout.by_partlabel / LABEL
-    if not link.exists():
+    if files.read_text(layout.data_verdict) not in ("", "ok") or not link.exists():
         return None
     device = link.resolve()
     entry = (layout.blocks / device.name).resolve()

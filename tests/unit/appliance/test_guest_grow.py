@@ -146,3 +146,12 @@ def test_a_boot_goes_on_without_it(box: Box) -> None:
 def test_a_live_system_has_nothing_to_grow(box: Box) -> None:
     assert grow.grow(box.layout, box.programs) == ""
     assert not box.programs.calls
+
+
+@pytest.mark.parametrize("verdict", ["live", "no such device"])
+def test_a_partition_that_is_not_in_use_here_is_somebody_elses(box: Box, verdict: str) -> None:
+    a_disk(box)
+    box.layout.data_verdict.parent.mkdir(parents=True)
+    box.layout.data_verdict.write_text(f"{verdict}\n")
+    assert grow.grow(box.layout, box.programs) == ""
+    assert not box.programs.calls
