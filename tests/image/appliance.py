@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from gateway.errors import JumpError
 from tests.image.accel import Accelerator
 from tests.image.artifacts import Artifacts
 from tests.image.guest import Guest, SshKey
@@ -21,10 +22,10 @@ from tests.image.machine import BOOT_TIMEOUT_S, Firmware, Hardware, Machine, ove
 from tests.image.media import config_medium, user_data
 from tests.image.site import LAN, LAN_ADDRESS, WAN, WAN_ADDRESS, WAN_ROUTER, ApplianceSite
 from tests.net.journal import Journal
-from tests.net.jump import JumpGateway, inner_host, policy_tables
+from tests.net.jump import JumpClient, JumpGateway, SessionView, inner_host, policy_tables, session
 from tests.net.jvpn import Daemon
 from tests.net.lab import Lab, LabError
-from tests.net.topology import INNER_GATEWAY, INNER_PREFIX, Topology
+from tests.net.topology import INNER_GATEWAY, INNER_PREFIX, Topology, Uplink
 from tests.net.wg import Keys
 
 # What the status page says when the gateway takes sessions.
@@ -33,6 +34,7 @@ STATS_TOKEN: Final = "0123456789abcdef0123456789abcdef"
 STATE: Final = "/var/lib/jvpn"
 JOURNAL: Final = "journalctl -b -o short-monotonic --no-pager | tail -n 150"
 ASK_WHY_S: Final = 30.0
+POLL_S: Final = 0.2
 # Emulated processors stall for seconds where others need them: bounds are wide, so that only what a test does is
 # noticed, and the window outlives a reboot.
 WIDE_POLICY: Final[dict[str, dict[str, Any]]] = {
@@ -99,6 +101,27 @@ class ApplianceGateway(JumpGateway):
         self.lab, self.topology, self.policy, self.peer_keys = lab, topology, policy, peer_keys
         self.daemon = ApplianceDaemon(lab, guest, public_key(guest))  # type: ignore[assignment]
         self.journal = Journal(self.daemon.state_dir)
+
+    def session_of(self, ident: str) -> SessionView:
+        """The gateway's view of a session; while it restarts nobody answers, and that is waited for."""
+        deadline_s = time.monotonic() + SETTLE_S
+        while True:
+            try:
+                return session(self.daemon, ident)
+            except JumpError:
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(POLL_S)
+
+
+def on_another_way(client: JumpClient, left: Uplink) -> Callable[[SessionView], bool]:
+    """Whether the client is attached, and not over the uplink that it should have left."""
+
+    def moved(seen: SessionView) -> bool:
+        bound = seen.path is not None and client.topology.side_of(seen.path) != left.side
+        return bound and seen.state == "ATTACHED"
+
+    return moved
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from typing import Final
 
 import pytest
 
-from tests.image.appliance import SETTLE_S, Appliance
+from tests.image.appliance import SETTLE_S, Appliance, on_another_way
 from tests.image.conftest import eventually
 from tests.image.site import WAN
 from tests.net import traffic_helper
@@ -137,9 +137,7 @@ def test_a_way_back_that_swallows_everything_is_left(appliance: Appliance, clien
     ident, bad = client.wait_settled(SETTLE_S).session_id, client.active()
     began_ns = boot_ns()
     with netem(appliance, (bad.side,), "loss", "100%"):
-        client.wait_view(
-            lambda seen: seen.state == "ATTACHED" and client.active() is not bad, "moved", SETTLE_S
-        )
+        client.wait_view(on_another_way(client, bad), "moved", SETTLE_S)
         wait_reachable(client.namespace, BACKEND)
     assert client.wait_attached(SETTLE_S).session_id == ident
     moved = client.journal.of("TRANSPORT_SWITCH", since_ns=began_ns)
@@ -156,7 +154,7 @@ def test_a_bad_way_is_left_for_the_good_one(
 ) -> None:
     ident, bad = client.wait_settled(SETTLE_S).session_id, client.active()
     with netem(appliance, (bad.side,), *what):
-        client.wait_view(lambda _seen: client.active() is not bad, "moved to the good way", SETTLE_S)
+        client.wait_view(on_another_way(client, bad), "moved to the good way", SETTLE_S)
         wait_reachable(client.namespace, BACKEND)
     assert client.wait_attached(SETTLE_S).session_id == ident
 

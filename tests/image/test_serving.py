@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.image.accel import Accelerator
-from tests.image.appliance import SETTLE_S, Appliance
+from tests.image.appliance import SETTLE_S, Appliance, on_another_way
 from tests.image.conftest import eventually
 from tests.image.reach import STATS_PORT, ask_stats, connects
 from tests.image.site import LAN_ADDRESS, WAN_ADDRESS
@@ -65,9 +65,7 @@ def test_a_cut_link_is_survived_by_the_same_session(client: JumpClient) -> None:
     with client.stream(rate_pps=50) as stream:
         wait_reachable(client.namespace, BACKEND)
         cut_ns = cut.blackhole("both")
-        client.wait_view(
-            lambda seen: seen.state == "ATTACHED" and client.active() is not cut, "moved", SETTLE_S
-        )
+        client.wait_view(on_another_way(client, cut), "moved", SETTLE_S)
         wait_reachable(client.namespace, BACKEND)
         end_ns = boot_ns()
         log = stream.stop()
@@ -126,8 +124,7 @@ def test_a_reload_takes_a_new_peer_and_touches_no_session(appliance: Appliance, 
     table = f'\n[[peer]]\nname = "late"\npublic_key = "{keys.public}"\nallowed_ips = ["10.8.9.9/32"]\n'
     appliance.guest.run("cat >> /etc/jvpn/gateway.toml", stdin=table)
     appliance.guest.run("systemctl reload jvpn-gateway")
-    names = {peer.get("name") for peer in appliance.gateway().daemon.status()["peers"]}
-    assert "late" in names
+    eventually(lambda: "late" in peer_names(appliance), "the new peer")
     assert main_pid(appliance) == pid
     same_session(client, ident)
 
@@ -151,8 +148,11 @@ def test_a_drain_keeps_who_is_there_and_takes_nobody_new(appliance: Appliance, c
     assert ask_stats(backend, "/readyz").status == 503
     assert ask_stats(backend, "/livez").status == 200
     before = appliance.gateway().daemon.counter("handshake_draining")
+    # A machine of its own, right at the provider.
+    machine = appliance.site.topology.uplinks["a"].router
+    far = {"transport": {"include": ["far"]}}
     newcomer = appliance.gateway().client(
-        SPARE, namespace=appliance.site.topology.client, tables=SECOND_TUNNEL
+        SPARE, endpoints=[f"{WAN_ADDRESS}:{PORT}"], namespace=machine, tables=far
     )
     newcomer.daemon.start()
     try:
@@ -166,10 +166,6 @@ def test_a_drain_keeps_who_is_there_and_takes_nobody_new(appliance: Appliance, c
         newcomer.wait_attached(SETTLE_S)
     finally:
         newcomer.daemon.stop()
-
-
-# Beside the first tunnel of the same machine: another device, and no route that the first one has.
-SECOND_TUNNEL: Final = {"client": {"interface": "jv1", "table": "off"}}
 
 
 def test_a_restart_of_the_unit_resumes_the_session(appliance: Appliance, client: JumpClient) -> None:
@@ -214,6 +210,11 @@ def test_the_journal_of_all_that_is_sound(appliance: Appliance, client: JumpClie
     assert journal.problems(daemon.state_dir) == []
     appliance.guest.run("systemctl start jvpn-gateway")
     client.wait_attached(SETTLE_S)
+
+
+def peer_names(appliance: Appliance) -> set[str]:
+    """Whom the gateway knows."""
+    return {str(peer.get("name")) for peer in appliance.gateway().daemon.status()["peers"]}
 
 
 def main_pid(appliance: Appliance) -> int:
