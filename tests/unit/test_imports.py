@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Imports point down: ops -> control -> net -> dataplane; control, net -> core -> noise -> leaves.
 
+The appliance is above all of them: image, guest -> update -> gateway. Image and guest, one built by the other, know
+nothing of each other.
+
 The rule is read from the syntax tree, so an import inside a function counts too. Cython modules are read by pattern.
 """
 
@@ -74,6 +77,8 @@ def faults(path: Path) -> Iterator[str]:
         parts = module.split(".")
         if layer in PURE and parts[0] in IMPURE_MODULES:
             yield f"{relative}:{line}: {layer} is pure and imports {parts[0]}"
+        if parts[0] == "appliance":
+            yield f"{relative}:{line}: the gateway knows of no appliance"
         if parts[0] != "gateway" or len(parts) < 2:
             continue
         target = parts[1] if parts[1] in LAYERS else "leaf"
@@ -108,3 +113,19 @@ def test_the_reader_sees_an_import_that_points_up(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     assert len(list(faults(path))) == 1
+
+
+APPLIANCE_MAY_USE = {"update": {"update"}, "guest": {"guest", "update"}, "image": {"image", "update"}}
+
+
+@pytest.mark.parametrize("part", sorted(APPLIANCE_MAY_USE))
+def test_parts_of_the_appliance_point_down(part: str) -> None:
+    used = set()
+    for path in (ROOT / "appliance" / part).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            used |= {name.split(".")[1] for name in names if name.startswith("appliance.")}
+    assert used - APPLIANCE_MAY_USE[part] == set()
+    assert used, "nothing was read"
