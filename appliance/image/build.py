@@ -182,6 +182,7 @@ def sweep(out: Path) -> None:
     listed = out / SUMS
     for line in listed.read_text().splitlines() if listed.exists() else ():
         (out / line.split("  ", 1)[1]).unlink(missing_ok=True)
+    listed.unlink(missing_ok=True)
 
 
 def sums(out: Path) -> None:

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from appliance.image.build import Options, build
+from appliance.image.build import Options, build, source_epoch
 from appliance.image.shell import say
 
 
@@ -23,6 +24,8 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 def compare(options: Options) -> int:
     """Build two times; 0 when every output is the same."""
     second = options._replace(out=options.out.with_name(f"{options.out.name}-again"), update_lock=False)
+    # A commit in between is no difference of builds.
+    os.environ["SOURCE_DATE_EPOCH"] = str(source_epoch())
     build(options)
     build(second)
     one, other = (read_sums(each.out / "SHA256SUMS") for each in (options, second))
