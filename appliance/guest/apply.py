@@ -85,7 +85,15 @@ def sides(layout: Layout, settings: Settings, networks: Sequence[Assigned]) -> f
     ]
     if found is None:
         return firewall.Sides(tunnel, lan, management, (DEFAULT_PORT,), ())
-    return firewall.Sides(tunnel, lan, management, gatewayfile.ports(found), gatewayfile.stats_ports(found))
+    return firewall.Sides(
+        tunnel,
+        lan,
+        management,
+        gatewayfile.ports(found),
+        gatewayfile.stats_ports(found),
+        found.nat_enabled,
+        found.nat_out_interface,
+    )
 
 
 def _firewall(layout: Layout, run: Run, settings: Settings, networks: Sequence[Assigned]) -> tuple[str, ...]:

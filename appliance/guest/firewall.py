@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 TABLE: Final = "appliance"
 SSH_PORT: Final = 22
+# The first of these in which no port of the VPN lies; a gateway has at most a handful.
+NAT_PORTS: Final = tuple(range(start, start + 4000) for start in range(20000, 60000, 4000))
 
 _TEMPLATE: Final = """\
 #!/usr/sbin/nft -f
@@ -21,14 +23,14 @@ delete table inet {table}
 table inet {table} {{
     chain raw_in {{
         type filter hook prerouting priority raw; policy accept;
-        # The tunnel's own datagrams are many and need no connection tracking: the gateway knows its sessions.
+        # The tunnel's own datagrams are not tracked: whoever floods the port must not fill the table of connections.
         {untracked_in}
     }}
     chain raw_out {{
         type filter hook output priority raw; policy accept;
         {untracked_out}
     }}
-    chain input {{
+{nat}    chain input {{
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
         {vpn}
@@ -65,6 +67,8 @@ class Sides(NamedTuple):
     management: Sequence[str]
     vpn_ports: Sequence[int]
     stats_ports: Sequence[int]
+    nat: bool = True
+    nat_out: str = ""
 
 
 def ruleset(sides: Sides, own_rules: str = "") -> str:
@@ -75,13 +79,30 @@ def ruleset(sides: Sides, own_rules: str = "") -> str:
     return _TEMPLATE.format(
         table=TABLE,
         tunnel=sides.tunnel,
-        untracked_in=f"udp dport {ports} fib daddr type local notrack" if ports else "",
+        untracked_in=f'iifname != "{sides.tunnel}" udp dport {ports} notrack' if ports else "",
         untracked_out=f"udp sport {ports} notrack" if ports else "",
+        nat=_nat(sides),
         vpn=f"udp dport {ports} accept" if ports else "",
         management=f"iifname {sources} tcp dport {guarded} accept" if sources else "",
         from_lan=f'iifname {lan} oifname "{sides.tunnel}" accept' if lan else "",
         include=f'include "{own_rules}"' if own_rules else "",
     )
+
+
+def _nat(sides: Sides) -> str:
+    """A client inside of the tunnel may send from the very ports of the VPN: answers to these would not be tracked."""
+    if not sides.nat or not sides.vpn_ports:
+        return ""
+    free = next(span for span in NAT_PORTS if not any(port in span for port in sides.vpn_ports))
+    out = f'oifname "{sides.nat_out}"' if sides.nat_out else f'oifname != "{sides.tunnel}"'
+    ports = _set(map(str, sides.vpn_ports))
+    return f"""\
+    chain nat_out {{
+        # Before the gateway's own translation, which would keep such a port.
+        type nat hook postrouting priority srcnat - 1; policy accept;
+        iifname "{sides.tunnel}" {out} udp sport {ports} masquerade to :{free.start}-{free.stop - 1} random
+    }}
+"""
 
 
 def _names(interfaces: Sequence[str]) -> str:

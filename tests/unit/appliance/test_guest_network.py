@@ -114,6 +114,7 @@ def test_own_files_win_and_old_ones_go(box: Box) -> None:
         SIDES,
         SIDES._replace(lan=[], management=[]),
         SIDES._replace(vpn_ports=[], stats_ports=[]),
+        SIDES._replace(nat=False),
         SIDES._replace(management=["ens4", "jvpn0"], lan=["ens4", "eth1"]),
     ],
 )
@@ -150,6 +151,19 @@ def test_the_policy_follows_the_gateways_file(booted: Box) -> None:
     apply.render(booted.layout, booted.programs)
     rules = booted.layout.nftables.read_text()
     assert "udp dport { 4500 } accept" in rules and 'iifname "vpn7" accept' in rules and "51820" not in rules
+
+
+def test_a_client_may_send_from_the_ports_of_the_vpn() -> None:
+    """Its answers come to a port that is tracked; without NAT in the gateway there is none here either."""
+    rules = firewall.ruleset(SIDES)
+    assert (
+        'iifname "jvpn0" oifname != "jvpn0" udp sport { 4500, 51820 } masquerade to :20000-23999 random'
+        in rules
+    )
+    assert 'iifname != "jvpn0" udp dport { 4500, 51820 } notrack' in rules
+    assert "masquerade" not in firewall.ruleset(SIDES._replace(nat=False))
+    assert "masquerade to :24000-27999" in firewall.ruleset(SIDES._replace(vpn_ports=[20000, 51820]))
+    assert 'iifname "jvpn0" oifname "ens3" udp sport' in firewall.ruleset(SIDES._replace(nat_out="ens3"))
 
 
 def test_management_through_the_tunnel_is_a_choice(booted: Box) -> None:
