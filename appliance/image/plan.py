@@ -154,6 +154,7 @@ CLEANED: Final = (
     "initrd.img*",
     "vmlinuz*",
     "usr/share/initramfs-tools",
+    "usr/include",
     "usr/share/man/*",
     "usr/share/info/*",
     "usr/share/locale/*",
