@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +15,23 @@ from tests.net.proc import LabError
 POLL_S: Final = 0.05
 
 
+def seconds_of(timestamp: Mapping[str, int]) -> float:
+    """An event's time."""
+    return timestamp.get("seconds", 0) + timestamp.get("microseconds", 0) / 1e6
+
+
+def separate(times_s: Sequence[float], apart_s: float) -> int:
+    """How many there are that do not follow another within ``apart_s``."""
+    return sum(1 for i, at_s in enumerate(times_s) if i == 0 or at_s - times_s[i - 1] >= apart_s)
+
+
 class Qmp:
     """The line of one QEMU process."""
 
     def __init__(self, path: Path, alive: Callable[[], bool], timeout_s: float = 10.0) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._rest = b""
-        self.events: list[str] = []
+        self.events: list[tuple[str, float]] = []
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
@@ -45,10 +55,10 @@ class Qmp:
                 raise LabError(f"{command}: {answer['error']['desc']}")
             if "return" in answer:
                 return answer["return"]
-            self.events.append(str(answer.get("event")))
+            self.events.append((str(answer.get("event")), seconds_of(answer.get("timestamp", {}))))
 
-    def poll(self) -> list[str]:
-        """Every event up to now, oldest first."""
+    def poll(self) -> list[tuple[str, float]]:
+        """Every event up to now, oldest first, with its time in seconds."""
         self.execute("query-status")
         return self.events
 

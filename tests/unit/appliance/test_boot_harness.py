@@ -14,6 +14,7 @@ from tests.image.camera import scan
 from tests.image.console import plain
 from tests.image.machine import Card, Hardware
 from tests.image.media import FIRST_LINE, user_data
+from tests.image.qmp import separate
 
 TEXTS = ["k", "0U3qUpCQb3C2Q9012FJ/voB29Qig6x+X0EC52WGhnY=", "[Interface]\nPrivateKey = =\n" * 9]
 
@@ -75,3 +76,8 @@ def test_firmware_variables_are_a_copy(tmp_path: Path) -> None:
     assert (tmp_path / "ovmf-vars.fd").stat().st_size == Path(
         "/usr/share/OVMF/OVMF_VARS_4M.fd"
     ).stat().st_size
+
+
+def test_a_restart_and_the_reset_of_its_firmware_are_one() -> None:
+    assert separate([], 5.0) == 0
+    assert separate([10.0, 11.2, 95.0, 96.0, 190.0], 5.0) == 3
