@@ -297,6 +297,8 @@ def _link_held(s: Session, turn: Turn, path: Path) -> None:
     path.heard_ns = turn.now_ns  # a candidate's time counts from here
     s.backoff_ns = 0
     changed(s, turn, path, "DEAD", "CANDIDATE")
+    if s.role is Role.CLIENT:  # every answer is wanted until one proves it; those before were not believed
+        turn.effects.append(fx.ProbePath(path.path_id, 0, True))
 
 
 def _maybe_reuse(s: Session, turn: Turn, path: Path) -> None:
