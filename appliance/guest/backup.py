@@ -19,7 +19,7 @@ import msgspec
 from appliance.guest import files, sealed
 from appliance.guest.layout import Layout
 from gateway import __version__
-from gateway.errors import HostError, JumpError
+from gateway.errors import JumpError
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -95,14 +95,9 @@ def to_file(
 ) -> int:
     """The same into a new file of mode 0600; one that is not complete is not left behind."""
     sealed.check_passphrase(passphrase)
+    created = files.create(path, "a backup never replaces a file")
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise JumpError(f"{path} exists already; a backup never replaces a file") from None
-    except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}") from None
-    try:
-        with os.fdopen(descriptor, "wb") as out:
+        with created as out:
             count = write(layout, out, passphrase, unix_s=unix_s, random_bytes=random_bytes)
             out.flush()
             os.fsync(out.fileno())

@@ -6,10 +6,10 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from gateway.control.statedir import sync_dir
-from gateway.errors import HostError
+from gateway.errors import HostError, JumpError
 
 SECRET: Final = 0o600
 PUBLIC: Final = 0o644
@@ -33,6 +33,17 @@ def write(path: Path, content: str | bytes, mode: int = PUBLIC) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise HostError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def create(path: Path, remedy: str) -> BinaryIO:
+    """A new file of mode 0600, open for writing; ``remedy`` says what to do about one that is there."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, SECRET)
+    except FileExistsError:
+        raise JumpError(f"{path} exists already; {remedy}") from None
+    except OSError as error:
+        raise HostError(f"{path} cannot be written: {error.strerror}") from None
+    return os.fdopen(descriptor, "wb")
 
 
 def write_changed(path: Path, content: str | bytes, mode: int = PUBLIC) -> bool:

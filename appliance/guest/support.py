@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ import msgspec
 from appliance.guest import files, redact, status
 from appliance.guest.host import Run
 from appliance.guest.layout import Layout
-from gateway.errors import HostError, JumpError
 
 # What each part may have; the end is what counts, for a log.
 PART_MAX_CHARACTERS: Final = 2 << 20
@@ -71,11 +69,5 @@ def write(layout: Layout, run: Run, out: BinaryIO, *, unix_s: int) -> None:
 
 def to_file(layout: Layout, run: Run, path: Path, *, unix_s: int) -> None:
     """The same into a new file of mode 0600."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise JumpError(f"{path} exists already; name another file") from None
-    except OSError as error:
-        raise HostError(f"{path} cannot be written: {error.strerror}") from None
-    with os.fdopen(descriptor, "wb") as out:
+    with files.create(path, "name another file") as out:
         write(layout, run, out, unix_s=unix_s)

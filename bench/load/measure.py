@@ -178,7 +178,7 @@ class Measurement:
             figures[f"{name}_kpps"] = best.received_per_s / 1000
             figures[f"{name}_loss"] = best.loss
             self._note(f"{best.received_per_s:,.0f} packets/s over {flows:,} sessions, {best.loss:.2%} lost")
-            self._stand.settle(self._sessions)
+            self._stand.recover(self._sessions)
         figures["rate_ratio"] = figures["all_kpps"] / figures["few_kpps"]
 
     def _established(self) -> None:

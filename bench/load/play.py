@@ -386,5 +386,5 @@ def established_rate(stand: Stand, scenario: Scenario, note: Note) -> float:
     if best is None:
         raise LabError("no rate arrives")
     note(f"{best.received_per_s:,.0f} packets a second saturate this set-up; load {plan.share:.0%} of it")
-    stand.settle(scenario.established)
+    stand.recover(scenario.established)
     return plan.share * best.received_per_s

@@ -29,6 +29,7 @@ TOLD_EVERY_S: Final = 5.0
 # Clients that come without waiting for each other, and how long each is waited for.
 GROUP: Final = 500
 GROUP_S: Final = 20.0
+SETTLE_S: Final = 60.0
 RECOVER_S: Final = 120.0
 # An hour's journal of 100,000 clients.
 AUDIT_S: Final = 1800.0
@@ -132,21 +133,27 @@ class Stand:
             return 0
 
     def settle(
-        self, count: int, within_s: float = RECOVER_S, ready: Callable[[Answer], bool] = bool
+        self, count: int, within_s: float = SETTLE_S, ready: Callable[[Answer], bool] = bool, spared: int = 0
     ) -> Answer:
-        """Wait until the clients have so many attached, the gateway all but one in a thousand, which it judges by
-        figures of its own, and ``ready`` agrees; the swarm's status then.
+        """Wait until both ends have so many attached, the gateway all but ``spared`` of them, and ``ready`` agrees;
+        the swarm's status then.
         """
         deadline_s = time.monotonic() + within_s
         while True:
             status = self.swarm.status()
             mine, here = status["states"].get("ATTACHED", 0), self.attached_here()
-            if mine >= count and ready(status) and here >= count - count // 1000:
+            if mine >= count and ready(status) and here >= count - spared:
                 return status
             if time.monotonic() > deadline_s:
                 said = f"{mine} of {count} sessions are attached, {here} at the gateway"
                 raise LabError(f"{said}, after {within_s:g} s")
             time.sleep(POLL_S)
+
+    def recover(self, count: int) -> None:
+        """After a search that was too much: all, but for one in a thousand of the gateway's, which it judges by
+        figures of its own.
+        """
+        self.settle(count, RECOVER_S, spared=count // 1000)
 
     # --- load ---------------------------------------------------------------------------------------------------------
 
@@ -156,13 +163,13 @@ class Stand:
 
     def saturation(self, load: Load, count: int) -> search.Trial | None:
         """The highest rate with less than 1 % loss, ``load`` says over which sessions; ``count`` sessions are
-        attached. Too much load loses them paths, so what comes next waits until all are back.
+        attached. Too much load loses them paths, so what comes next waits until they are back.
         """
 
         def attempt(rate_per_s: float, seconds: int = TRIAL_S) -> search.Trial:
             trial = self.run(load.at(rate_per_s), seconds).trial
             if not trial.passes:
-                self.settle(count)
+                self.recover(count)
             return trial
 
         found = search.highest_rate(attempt, SEARCH_PER_S)

@@ -59,7 +59,7 @@
 #define JV_IDLE_INTERVAL_MAX_NS (25 * JV_NS_PER_S)
 #define JV_BURST_NS             (JV_NS_PER_S / 10) /* of budget that may be spent at once */
 #define JV_REPORTS_PER_S        2000u              /* measurements: a tenth of a core of Python's */
-#define JV_PROBE_BUDGET         20000u             /* liveness.probe_budget: 5 % of a core */
+#define JV_PROBE_BUDGET         20000u /* liveness.probe_budget: a third of a core, system calls included */
 #define JV_SOCKET_ERRORS_PER_S  10u
 #define JV_ICMP_INTERVAL_NS     (JV_NS_PER_S / 100)
 

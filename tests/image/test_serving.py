@@ -207,7 +207,7 @@ def test_the_journal_of_all_that_is_sound(appliance: Appliance, client: JumpClie
     client.wait_attached(SETTLE_S)
     daemon = appliance.gateway().daemon
     daemon.stop()
-    assert journal.problems(daemon.state_dir) == []
+    assert journal.problems(daemon.state_dir, rebooted=True) == []
     appliance.guest.run("systemctl start jvpn-gateway")
     client.wait_attached(SETTLE_S)
 

@@ -94,6 +94,14 @@ def report(appliance: Appliance) -> str:
     return str(json.loads(appliance.guest.out("jvpn-appliance status --json"))["update"])
 
 
+def updated(appliance: Appliance, client: JumpClient, name: str) -> str:
+    """An update that is taken; the id of the session that must live through it."""
+    ident = client.wait_attached(SETTLE_S).session_id
+    status, said = update(appliance, name)
+    assert status == 0, said
+    return ident
+
+
 def serves_as_before(appliance: Appliance, client: JumpClient, ident: str, slot: str) -> None:
     """From that slot, and nothing of the session was lost."""
     assert appliance.running_slot() == slot
@@ -142,9 +150,7 @@ def lose_power(appliance: Appliance) -> None:
 def test_a_system_that_does_not_come_up_is_left_for_the_one_that_did(
     appliance: Appliance, client: JumpClient
 ) -> None:
-    ident = client.wait_attached(SETTLE_S).session_id
-    status, said = update(appliance, "broken")
-    assert status == 0, said
+    ident = updated(appliance, client, "broken")
     before, mark = appliance.machine.resets(), appliance.machine.console.mark()
     appliance.guest.restart()
     appliance.machine.console.wait("Kernel panic", BOOT_TIMEOUT_S, mark=mark)
@@ -158,9 +164,7 @@ def test_a_system_that_does_not_come_up_is_left_for_the_one_that_did(
 def test_a_slot_that_was_damaged_after_it_was_verified_does_not_run(
     appliance: Appliance, client: JumpClient
 ) -> None:
-    ident = client.wait_attached(SETTLE_S).session_id
-    status, said = update(appliance, "good")
-    assert status == 0, said
+    ident = updated(appliance, client, "good")
     appliance.guest.run(SPOIL.format("/dev/disk/by-partlabel/root-b") + "; sync")
     before, mark = appliance.machine.resets(), appliance.machine.console.mark()
     appliance.guest.restart()
@@ -171,9 +175,7 @@ def test_a_slot_that_was_damaged_after_it_was_verified_does_not_run(
 
 
 def test_a_system_whose_gateway_does_not_serve_is_not_kept(appliance: Appliance, client: JumpClient) -> None:
-    ident = client.wait_attached(SETTLE_S).session_id
-    status, said = update(appliance, "good")
-    assert status == 0, said
+    ident = updated(appliance, client, "good")
     kept = "/etc/jvpn/good"
     # After the update was armed: what served before it does not any more.
     appliance.guest.run(
@@ -194,9 +196,7 @@ def test_a_system_whose_gateway_does_not_serve_is_not_kept(appliance: Appliance,
 
 
 def test_a_good_update_is_tried_and_stays(appliance: Appliance, client: JumpClient) -> None:
-    ident = client.wait_attached(SETTLE_S).session_id
-    status, said = update(appliance, "good")
-    assert status == 0, said
+    ident = updated(appliance, client, "good")
     assert {key: grubenv(appliance)[key] for key in ("slot", "next", "try")} == {
         "slot": "a",
         "next": "b",
@@ -218,9 +218,7 @@ def test_a_good_update_is_tried_and_stays(appliance: Appliance, client: JumpClie
 def test_power_that_fails_before_the_restart_tries_the_new_one_all_the_same(
     appliance: Appliance, client: JumpClient
 ) -> None:
-    ident = client.wait_attached(SETTLE_S).session_id
-    status, said = update(appliance, "newest")
-    assert status == 0, said
+    ident = updated(appliance, client, "newest")
     lose_power(appliance)
     serves_as_before(appliance, client, ident, "a")
 

@@ -133,10 +133,11 @@ def brief(body: Body) -> str:
 # --- judging a whole journal ----------------------------------------------------------------------------------------
 
 
-def problems(state_dir: Path, meant: str = "") -> list[str]:
+def problems(state_dir: Path, meant: str = "", rebooted: bool = False) -> list[str]:
     """What is wrong with a journal: chain and signatures, invariants (I1–I39), replay. Empty when all holds.
 
-    ``meant``: words of the one fault of the chain that a test has made itself.
+    ``meant``: words of the one fault of the chain that a test has made itself. ``rebooted``: the machine was, so its
+    clock began anew.
     """
     try:
         files = auditread.named_files([state_dir / FOLDER])
@@ -151,7 +152,7 @@ def problems(state_dir: Path, meant: str = "") -> list[str]:
                 f"replay: {replayed.fault}\n  written:  {replayed.written}\n  replayed: {replayed.replayed}"
             )
     records = list(auditread.bodies([named.path for named in files]))
-    return found + [f"invariant: {text}" for text in invariants.verify(with_beginning(records))]
+    return found + [f"invariant: {text}" for text in invariants.verify(with_beginning(records), rebooted)]
 
 
 def with_beginning(records: Sequence[Body]) -> list[Body]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core import Policy, Role, Session, driver
+from gateway.core import effects as fx
 from gateway.core import inputs as inp
+from gateway.core.path import VALIDATED
 from gateway.core.states import Evidence, Tier
 from tests.state.make import GOOD, LOSSY, MS, T0, S, attached
 
@@ -132,6 +134,20 @@ def test_a_session_holds_no_reference_cycle() -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_a_link_that_holds_again_is_listened_to() -> None:
+    """Answers from before were not believed: without every one from now on its path might never be proven."""
+    s = attached(Role.CLIENT, policy=POLICY)
+    spare = next(path.path_id for path in s.paths if path.path_id != s.bound_id)
+    driver.receive(s, inp.PathLost(spare, Evidence.LINK_DOWN), T0 + S)
+    driver.receive(s, inp.LinkUp(spare), T0 + 2 * S)
+    driver.receive(s, inp.PathAnswered(spare, 1), T0 + 2 * S + MS)
+    turn = driver.timer_due(s, T0 + 3 * S)
+    assert fx.ProbePath(spare, 0, True) in turn.effects
+    driver.receive(s, inp.PathAnswered(spare, 2), T0 + 3 * S + MS)
+    path = s.path(spare)
+    assert path is not None and path.has(VALIDATED)
 
 
 def test_memory_does_not_grow_with_age() -> None:

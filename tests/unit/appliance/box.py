@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from appliance.guest import firstboot, host
 from appliance.guest.host import Done
@@ -19,6 +22,22 @@ from appliance.guest.layout import Layout
 CARDS = (("ens3", "52:54:00:00:00:01", 3), ("ens4", "52:54:00:00:00:02", 4))
 REAL = ("ssh-keygen",)
 Answer = Callable[[Sequence[str], str], Done | None]
+
+
+@contextmanager
+def cut_after(calls: int, owner: object, name: str) -> Iterator[None]:
+    """The power fails at the call after so many of this function."""
+    left, real = [calls], getattr(owner, name)
+
+    def counted(*arguments: object) -> object:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        yield
 
 
 class Programs:

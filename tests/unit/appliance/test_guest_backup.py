@@ -13,7 +13,7 @@ import pytest
 
 from appliance.guest import backup, files, reset, restore, sealed
 from gateway.errors import AuthError, ConfigErrors, JumpError, UsageError
-from tests.unit.appliance.box import Box, Random
+from tests.unit.appliance.box import Box, Random, cut_after
 from tests.unit.appliance.test_guest_firstboot import SMALL
 
 PHRASE = "correct horse battery"
@@ -241,43 +241,32 @@ def test_a_gateway_file_that_is_wrong_by_now_is_told(box: Box, booted: Box) -> N
     assert booted.everything_stored() == before
 
 
-def test_a_restore_that_is_cut_off_is_finished_by_the_next_boot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restore_that_is_cut_off_is_finished_by_the_next_boot(tmp_path: Path) -> None:
     old = filled(Box(tmp_path / "old"))
     data = taken(old)
-    for cut_after in range(40):
-        new = Box(tmp_path / f"new{cut_after}")
+    for writes in range(40):
+        new = Box(tmp_path / f"new{writes}")
         new.random = Random("new")
         new.boot()
         restore.stage(new.layout, io.BytesIO(data), PHRASE)
         restore.approve(new.layout)
-        finished = _restore_cut(new, cut_after, monkeypatch)
+        finished = _restore_cut(new, writes)
         new.boot()
         assert new.layout.gateway_key.read_bytes() == old.layout.gateway_key.read_bytes()
         assert new.layout.settings.read_bytes() == old.layout.settings.read_bytes()
         assert not new.layout.restore_marker.exists()
         if finished:
-            assert cut_after > 5
+            assert writes > 5
             return
     pytest.fail("a restore writes fewer than 40 files")
 
 
-def _restore_cut(box: Box, after: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    left, real = [after], files.write
-
-    def write(*arguments: object) -> None:
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(*arguments)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "write", write)
-        try:
+def _restore_cut(box: Box, after: int) -> bool:
+    try:
+        with cut_after(after, files, "write"):
             restore.finish(box.layout)
-        except KeyboardInterrupt:
-            return False
+    except KeyboardInterrupt:
+        return False
     return True
 
 
@@ -309,22 +298,11 @@ def test_without_a_request_nothing_is_removed(booted: Box) -> None:
     assert booted.everything_stored() == before
 
 
-def test_a_reset_that_is_cut_off_goes_on(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reset_that_is_cut_off_goes_on(box: Box) -> None:
     filled(box)
     reset.request(box.layout)
-    left = [2]
-    real = reset._remove
-
-    def remove(path: Path) -> None:
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(reset, "_remove", remove)
-        with pytest.raises(KeyboardInterrupt):
-            reset.finish(box.layout)
+    with pytest.raises(KeyboardInterrupt), cut_after(2, reset, "_remove"):
+        reset.finish(box.layout)
     assert box.layout.reset_marker.exists()
     box.credential(None)
     box.boot()

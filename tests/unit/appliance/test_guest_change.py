@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 
@@ -11,7 +12,7 @@ from appliance.guest import change, files, gatewayfile, settings
 from appliance.guest.host import Done
 from appliance.guest.settings import Settings
 from gateway.errors import JumpError, NotFound, Refused
-from tests.unit.appliance.box import Box
+from tests.unit.appliance.box import Box, cut_after
 
 
 def fine() -> str:
@@ -122,27 +123,14 @@ def test_settings_that_were_not_there_before_are_gone_again(booted: Box) -> None
 
 
 @pytest.mark.parametrize("written", range(4))
-def test_cut_off_between_any_two_writes_the_old_file_comes_back(
-    booted: Box, written: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cut_off_between_any_two_writes_the_old_file_comes_back(booted: Box, written: int) -> None:
     """previous, pending.json, the file itself: only with the last one the change is begun."""
     before, text = other(booted)
-    left = [written]
-    real = files.write
-
-    def write(*arguments: object) -> None:
-        if left[0] == 0:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(*arguments)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "write", write)
-        if written < 3:
-            with pytest.raises(KeyboardInterrupt):
-                change.begin(booted.layout, change.GATEWAY, text)
-        else:
-            change.begin(booted.layout, change.GATEWAY, text)
+    with (
+        cut_after(written, files, "write"),
+        nullcontext() if written == 3 else pytest.raises(KeyboardInterrupt),
+    ):
+        change.begin(booted.layout, change.GATEWAY, text)
     booted.boot()
     assert booted.layout.gateway_file.read_text() == before
     assert change.pending(booted.layout) is None
